@@ -1,0 +1,40 @@
+# make demo: set up and run the main job.  make test: set up and run the tests.
+# Both make the virtual environment $(VENV) when it is not there. Nothing is needed but make and Python 3.11-3.13.
+PYTHON ?= python3
+VENV   ?= .venv
+# another torch than the newest: make test TORCH=torch==2.13.0
+TORCH  ?=
+EXTRAS ?= dev
+BIN    := $(VENV)/bin
+# uv reads UV_FIND_LINKS where pip reads PIP_FIND_LINKS: folders of wheels, if any are configured
+ifneq ($(strip $(PIP_FIND_LINKS)),)
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+endif
+# one thread a process: small operations are many times slower when two processes share the cores' threads
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test test-core lint benchmark
+
+demo: $(VENV)/.ok-$(EXTRAS)
+	$(BIN)/torchmsaf compare digits
+
+test: $(VENV)/.ok-$(EXTRAS)
+	$(BIN)/python -m pytest
+
+# what must work with torch and numpy alone
+test-core: $(VENV)/.ok-$(EXTRAS)
+	$(BIN)/python -m pytest -p no:randomly tests/test_msaf.py tests/test_errors.py tests/ops tests/fusion tests/backbones
+
+lint: $(VENV)/.ok-$(EXTRAS)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+benchmark: $(VENV)/.ok-$(EXTRAS)
+	$(BIN)/python -m benchmarks
+
+$(VENV)/.ok-$(EXTRAS): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check "uv>=0.8"
+	$(BIN)/uv pip install -q --python $(BIN)/python -e ".[$(EXTRAS)]" $(TORCH)
+	touch $@
