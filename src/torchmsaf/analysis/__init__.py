@@ -1,0 +1,1 @@
+"""Parameters, FLOPs, kernels and bytes; statistics; tables and reports from plain records."""

@@ -1,0 +1,379 @@
+"""The comparison table: from plain records, one a training, to typed rows and the notes that go under them."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torchmsaf.analysis.statistics import Estimate, PairedTest, Scores, paired_test, summarize
+from torchmsaf.errors import ResultError
+
+Record = Mapping[str, Any]
+
+STAGES = ("unimodal", "late", "early", "intermediate")
+_KEYS = ("fold", "seed", "method", "stage", "validation", "test", "train_size", "test_size")
+_ORDER = ("accuracy", "balanced_accuracy", "macro_f1", "mae", "pearson", "acc2", "f1", "acc7")
+_LOWER_IS_BETTER = ("mae", "mse", "rmse", "loss")
+_FRACTION = re.compile(r"(^|_)(accuracy|acc\d*|f1|recall|precision|uar)(_|$)")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measure in the table.
+
+    Args:
+        name: its key in the records.
+        percent: it is a fraction in [0, 1], printed in percent; differences are in points.
+        higher_is_better: None where torchmsaf does not know.
+    """
+
+    name: str
+    percent: bool
+    higher_is_better: bool | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method with its options, over all its runs. Scores are as recorded, not in percent.
+
+    Args:
+        method: what to call it, options included: ``"msaf (identity_start=True)"``.
+        stage: one of ``STAGES``.
+        score: the test score.
+        others: further test metrics by name; None where no run has it.
+        difference: score minus the reference's, and its test; None for the reference itself and without one.
+        missing: modality -> test score without it; None where no run has it.
+        parameters: trained in this row, all networks together.
+        added_parameters: of these, what the fusion adds to the networks.
+        flops: as recorded.
+        seconds: mean over the runs.
+        runs: runs done.
+        expected: runs the comparison asks of every method.
+    """
+
+    method: str
+    stage: str
+    score: Estimate
+    others: Mapping[str, Estimate | None]
+    difference: PairedTest | None
+    missing: Mapping[str, Estimate | None]
+    parameters: int | None
+    added_parameters: int | None
+    flops: int | None
+    seconds: float | None
+    runs: int
+    expected: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """A comparison, ready to be printed.
+
+    Args:
+        title: e.g. the data set.
+        protocol: how samples were split, with its citation.
+        score: the measure that methods are compared by.
+        others: further test metrics, in column order.
+        modalities: in declared order.
+        rows: unimodal networks, then late, early and intermediate fusion.
+        reference: the index in ``rows`` of the best unimodal network by *validation* score; None without one.
+        n_folds: distinct folds in the records.
+        n_seeds: distinct seeds in the records.
+        notes: what a reader must know to read the numbers, a sentence or two each.
+    """
+
+    title: str
+    protocol: str
+    score: Metric
+    others: tuple[Metric, ...]
+    modalities: tuple[str, ...]
+    rows: tuple[Row, ...]
+    reference: int | None
+    n_folds: int
+    n_seeds: int
+    notes: tuple[str, ...]
+
+    @property
+    def caption(self) -> str:
+        """Title and protocol, and with one fold a warning."""
+        warning = " One fold: ± and p tell of the seeds only." if self.n_folds == 1 else ""
+        return f"{self.title}. {self.protocol.rstrip('. ')}.{warning}"
+
+
+def build_table(
+    records: Sequence[Record],
+    *,
+    title: str,
+    protocol: str,
+    score: str,
+    higher_is_better: bool,
+    expected_runs: int | None = None,
+) -> Table:
+    """Build the comparison table from records (docs/design.md, Records).
+
+    Parameters, added parameters and FLOPs are the largest over the runs, seconds the mean.
+
+    The reference of the differences is the unimodal network with the best mean *validation* score, over the runs that
+    all unimodal networks have. Test scores choose nothing. A method is told apart by stage, name, modality and options.
+
+    Args:
+        records: one a training, in any order; methods stay in the order of their first record within a stage.
+        title: e.g. the data set.
+        protocol: how samples were split, with its citation.
+        score: the metric to compare by; in ``validation`` and ``test`` of every record. null counts as nan.
+        higher_is_better: of that metric.
+        expected_runs: folds x seeds asked for; default: the distinct folds x distinct seeds in the records.
+
+    Raises:
+        ResultError: there are no records; one lacks a key, has an unknown stage or no such score; the same method has
+            two records of one fold and seed, or more than ``expected_runs``.
+        MissingDependencyError: SciPy is not installed.
+    """
+    if not records:
+        raise ResultError("no records: there is nothing to tabulate; run the comparison first")
+    groups = _group(records, score)
+    n_folds, n_seeds = (len({record[key] for record in records}) for key in ("fold", "seed"))
+    expected = n_folds * n_seeds if expected_runs is None else expected_runs
+    metrics = _metrics(records, score)
+    modalities = _modalities(groups)
+    reference = _best_unimodal(groups, score, higher_is_better)
+    names = [metric.name for metric in metrics]
+    rows = tuple(
+        _row(
+            runs,
+            groups[reference] if reference is not None and index != reference else None,
+            score=score,
+            metrics=names,
+            modalities=modalities,
+            n_folds=n_folds,
+            expected=expected,
+        )
+        for index, runs in enumerate(groups)
+    )
+    for row in rows:
+        if row.runs > expected:
+            raise ResultError(
+                f"{row.method!r} has {row.runs} runs, and expected_runs is {expected}: give folds x seeds"
+            )
+    table = Table(
+        title=title,
+        protocol=protocol,
+        score=Metric(score, _is_fraction(score), higher_is_better),
+        others=metrics,
+        modalities=modalities,
+        rows=rows,
+        reference=reference,
+        n_folds=n_folds,
+        n_seeds=n_seeds,
+        notes=(),
+    )
+    return replace(table, notes=tuple(_notes(table)))
+
+
+def label(record: Record) -> str:
+    """Return what to call the method of a record: its name, then its options as ``name (key=value, ...)``."""
+    options = ", ".join(f"{key}={value}" for key, value in (record.get("options") or {}).items())
+    return f"{record['method']} ({options})" if options else str(record["method"])
+
+
+def _group(records: Sequence[Record], score: str) -> list[list[Record]]:
+    """Check the records and gather them by method, stage by stage."""
+    groups: dict[tuple[str, ...], dict[tuple[int, int], Record]] = {}
+    for number, record in enumerate(records):
+        missing = [key for key in _KEYS if key not in record]
+        if missing:
+            raise ResultError(f"record {number} has no {', '.join(missing)}: it needs {', '.join(_KEYS)}")
+        run = (record["fold"], record["seed"])
+        where = f"record {number} ({label(record)!r}, fold {run[0]}, seed {run[1]})"
+        if record["stage"] not in STAGES:
+            raise ResultError(f"{where} has the stage {record['stage']!r}: it must be one of {', '.join(STAGES)}")
+        for part in ("validation", "test"):
+            if score not in record[part]:
+                raise ResultError(f"{where} has no {part} score {score!r}: it has {', '.join(record[part]) or 'none'}")
+        if not record["train_size"] > 0:
+            raise ResultError(f"{where} has train_size {record['train_size']!r}: it must be greater than 0")
+        options = json.dumps(record.get("options") or {}, sort_keys=True, default=str)
+        runs = groups.setdefault((record["stage"], record["method"], str(record.get("modality")), options), {})
+        if run in runs:
+            raise ResultError(f"{where} is there twice: keep one record a method, fold and seed")
+        runs[run] = record
+    return [list(runs.values()) for stage in STAGES for key, runs in groups.items() if key[0] == stage]
+
+
+def _row(
+    runs: Sequence[Record],
+    reference: Sequence[Record] | None,
+    *,
+    score: str,
+    metrics: Sequence[str],
+    modalities: Sequence[str],
+    n_folds: int,
+    expected: int,
+) -> Row:
+    scores = _scores(runs, score)
+    seconds = [record["seconds"] for record in runs if record.get("seconds") is not None]
+    difference = None
+    if reference is not None:
+        ratios = [record["test_size"] / record["train_size"] for record in runs]
+        difference = paired_test(scores, _scores(reference, score), sum(ratios) / len(ratios))
+        if n_folds > 1 and difference.rule == "paired t-test over seeds":
+            difference = replace(difference, standard_error=math.nan, p_value=math.nan, rule="none")
+    return Row(
+        method=label(runs[0]),
+        stage=runs[0]["stage"],
+        score=_estimate(scores, n_folds) or summarize({}),
+        others={name: _estimate(_scores(runs, name), n_folds) for name in metrics},
+        difference=difference,
+        missing={name: _estimate(_scores(runs, score, without=name), n_folds) for name in modalities},
+        parameters=_largest(runs, "parameters"),
+        added_parameters=_largest(runs, "added_parameters"),
+        flops=_largest(runs, "flops"),
+        seconds=sum(seconds) / len(seconds) if seconds else None,
+        runs=len(runs),
+        expected=expected,
+    )
+
+
+def _scores(runs: Iterable[Record], name: str, *, part: str = "test", without: str | None = None) -> Scores:
+    """Gather a metric by (fold, seed), from the runs that have it; null, which JSON has for nan, is nan."""
+    found: dict[tuple[int, int], float] = {}
+    for record in runs:
+        values = record[part] if without is None else (record.get("test_missing") or {}).get(without)
+        if values and name in values:
+            found[record["fold"], record["seed"]] = math.nan if values[name] is None else float(values[name])
+    return found
+
+
+def _estimate(scores: Scores, n_folds: int) -> Estimate | None:
+    """Summarize; in a table over folds, a row that has one fold so far gets no ±, which would tell of seeds."""
+    if not scores:
+        return None
+    estimate = summarize(scores)
+    return replace(estimate, standard_error=math.nan) if n_folds > 1 and estimate.n_folds == 1 else estimate
+
+
+def _best_unimodal(groups: Sequence[Sequence[Record]], score: str, higher_is_better: bool) -> int | None:
+    """Return the index of the unimodal network with the best mean validation score; the first of equals."""
+    validation = {
+        index: _scores(runs, score, part="validation")
+        for index, runs in enumerate(groups)
+        if runs[0]["stage"] == "unimodal"
+    }
+    if not validation:
+        return None
+    shared = set.intersection(*(set(scores) for scores in validation.values()))
+    means = {i: summarize({run: scores[run] for run in shared}).mean for i, scores in validation.items()}
+    means = {i: mean if higher_is_better else -mean for i, mean in means.items() if math.isfinite(mean)}
+    return max(means, key=means.__getitem__) if means else None
+
+
+def _metrics(records: Sequence[Record], score: str) -> tuple[Metric, ...]:
+    """Return the further test metrics: those we know in our order, then the others as they come. No losses."""
+    names = dict.fromkeys(name for record in records for name in record["test"] if name not in (score, "loss"))
+    ordered = [name for name in _ORDER if name in names] + [name for name in names if name not in _ORDER]
+    return tuple(Metric(name, _is_fraction(name), _direction(name)) for name in ordered)
+
+
+def _modalities(groups: Sequence[Sequence[Record]]) -> tuple[str, ...]:
+    """Return the modalities of the unimodal rows, then those that were only left out; both as they come."""
+    own = [record["modality"] for runs in groups for record in runs if record.get("modality") is not None]
+    left_out = [name for runs in groups for record in runs for name in record.get("test_missing") or {}]
+    return tuple(dict.fromkeys([*own, *left_out]))
+
+
+def _is_fraction(name: str) -> bool:
+    return _FRACTION.search(name) is not None
+
+
+def _direction(name: str) -> bool | None:
+    if name in _LOWER_IS_BETTER:
+        return False
+    return True if name in _ORDER or _is_fraction(name) else None
+
+
+def _largest(runs: Sequence[Record], key: str) -> int | None:
+    return max((record[key] for record in runs if record.get(key) is not None), default=None)
+
+
+def _notes(table: Table) -> list[str]:
+    tests = [row.difference for row in table.rows if row.difference is not None]
+    notes = [_note_on_runs(table), _note_on_direction(table), _note_on_reference(table)]
+    if any(test.rule != "none" for test in tests):
+        notes.append(_note_on_test(table, tests))
+    notes.append("No row is marked as the winner: that would be a choice made by test scores.")
+    return notes + _note_on_gaps(table)
+
+
+def _note_on_runs(table: Table) -> str:
+    folds, seeds = _count(table.n_folds, "fold"), _count(table.n_seeds, "seed")
+    if table.n_folds > 1:
+        return (
+            f"{folds}, {seeds}. Scores are means over folds, seeds averaged within each fold first; ± is one standard "
+            "error over the fold means. Folds share training samples, so it leans small."
+        )
+    if table.n_seeds > 1:
+        return (
+            f"{folds}, {seeds}. With one fold ± is one standard error over the seeds: it tells how much the seed "
+            "matters, and nothing about other samples or splits."
+        )
+    return f"{folds}, {seeds}: single values, with no ± and no p. A difference between them may be chance."
+
+
+def _note_on_direction(table: Table) -> str:
+    metrics = (table.score, *table.others)
+    sides = []
+    for word, side in (("Higher", True), ("Lower", False)):
+        names = [metric.name for metric in metrics if metric.higher_is_better is side]
+        sides += [f"{word} is better: {', '.join(names)}."] if names else []
+    percent = ["Scores with % are in percent, their differences in points."] if any(m.percent for m in metrics) else []
+    return " ".join(sides + percent)
+
+
+def _note_on_reference(table: Table) -> str:
+    if table.reference is None:
+        return f"No unimodal row has a validation {table.score.name}, so there is no reference for differences."
+    return (
+        f"difference: to {table.rows[table.reference].method!r} (ref.), the unimodal network with the best mean "
+        f"validation {table.score.name} (test scores did not choose it), on the runs both have; the score minus the reference's."
+    )
+
+
+def _note_on_test(table: Table, tests: Sequence[PairedTest]) -> str:
+    made = sum(not math.isnan(test.p_value) for test in tests)
+    rule = "paired t-test over the seeds of one fold"
+    if table.n_folds > 1:
+        rule = "corrected resampled t-test over folds (Nadeau & Bengio, 2003), n_test / n_train from the records"
+    return f"p: {rule}, two-sided, for one comparison alone; not corrected for the {made} made here."
+
+
+def _note_on_gaps(table: Table) -> list[str]:
+    """Say what is not there: runs, folds, values, numbers."""
+    notes = []
+    short = [f"{row.method} {row.runs} of {row.expected}" for row in table.rows if row.runs < row.expected]
+    if short:
+        notes.append(f"Incomplete, so rows may not be comparable; runs done: {'; '.join(short)}.")
+    narrow = [row.method for row in table.rows if row.score.n_folds == 1 < table.n_folds]
+    if narrow:
+        notes.append(f"One fold only so far, so no ± and no p: {'; '.join(narrow)}.")
+    partial, broken = [], []
+    for row in table.rows:
+        values = {table.score.name: row.score, **row.others}
+        values |= {f"without {name}": value for name, value in row.missing.items()}
+        for name, value in values.items():
+            if value is not None and value.n_runs < row.runs:
+                partial.append(f"{row.method}, {name}: {value.n_runs} of {row.runs}")
+            if value is not None and not math.isfinite(value.mean):
+                broken.append(f"{row.method}, {name}")
+    if partial:
+        notes.append(f"Measured in some of the runs only: {'; '.join(partial)}.")
+    if broken:
+        notes.append(f"Not a finite number in at least one run, so no mean: {'; '.join(broken)}.")
+    return notes
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

@@ -1,0 +1,216 @@
+"""Samples in memory: every modality of every sample, its target, its group and its part."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torchmsaf.errors import DataError
+
+# n samples, M modalities, C channels of one modality
+
+PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """A data set in memory. Features are finite, and zeros where a sample lacks the modality.
+
+    Attributes:
+        name: what tables call the data set.
+        features: modality name -> ``(n, C, *positions)`` float32, in declared order.
+        target: ``(n,)`` int64 class index in ``[0, len(classes))``, or ``(n,)`` float32 value.
+        present: ``(n, M)`` bool; False = this sample lacks this modality.
+        ids: n unique names.
+        classes: class names by index; None = regression.
+        groups: the group of each sample (actor, speaker, video), or None.
+        parts: the shipped split, ``train``, ``validation`` or ``test`` of each sample, or None.
+        fingerprint: sha256 of the content, see :func:`fingerprint`.
+
+    Raises:
+        DataError: the fields do not fit together; the message names the field and what came.
+    """
+
+    name: str
+    features: dict[str, Tensor]
+    target: Tensor
+    present: Tensor
+    ids: tuple[str, ...]
+    classes: tuple[str, ...] | None
+    groups: tuple[str, ...] | None
+    parts: tuple[str, ...] | None
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        _check_features(self)
+        _check_target(self)
+        _check_present(self)
+        _check_names(self)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modality names in declared order."""
+        return tuple(self.features)
+
+    @property
+    def regression(self) -> bool:
+        """Whether the target is a value and not a class."""
+        return self.classes is None
+
+    @property
+    def n_outputs(self) -> int:
+        """Outputs a model needs: the number of classes, or 1 for regression."""
+        return 1 if self.classes is None else len(self.classes)
+
+
+def make_samples(
+    name: str,
+    features: Mapping[str, Tensor],
+    target: Tensor,
+    *,
+    present: Tensor | None = None,
+    ids: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
+    parts: Sequence[str] | None = None,
+) -> Samples:
+    """Samples from tensors that are already in memory.
+
+    Args:
+        name: what tables call the data set.
+        features: modality name -> ``(n, C, *positions)`` float32, in declared order.
+        target: ``(n,)`` int64 class index, or ``(n,)`` float32 value.
+        present: ``(n, M)`` bool; None = every sample has every modality.
+        ids: n unique names; None = the row numbers.
+        classes: class names by index; None = regression.
+        groups: the group of each sample, or None.
+        parts: ``train``, ``validation`` or ``test`` of each sample, or None.
+
+    Returns:
+        The samples with their fingerprint.
+
+    Raises:
+        DataError: something does not fit; the message names the field and what came.
+    """
+    if present is None:
+        present = torch.ones(len(target), len(features), dtype=torch.bool)
+    ids = tuple(str(row) for row in range(len(target))) if ids is None else tuple(ids)
+    names = {"ids": ids, "classes": classes, "groups": groups, "parts": parts}
+    return Samples(
+        name=name,
+        features=dict(features),
+        target=target,
+        present=present,
+        ids=ids,
+        classes=None if classes is None else tuple(classes),
+        groups=None if groups is None else tuple(groups),
+        parts=None if parts is None else tuple(parts),
+        fingerprint=fingerprint(features, target, present, names),
+    )
+
+
+def fingerprint(
+    features: Mapping[str, Tensor], target: Tensor, present: Tensor, names: Mapping[str, Sequence[str] | None]
+) -> str:
+    """The sha256 of a data set: the same in every process, another when anything changes.
+
+    Args:
+        features: modality name -> tensor; names, order, shapes, dtypes and bytes all count.
+        target: ``(n,)``.
+        present: ``(n, M)``.
+        names: the lists of names that belong to the samples: ids, classes, groups, parts.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    tensors = [("feature", name, value) for name, value in features.items()]
+    for kind, name, value in [*tensors, ("target", "", target), ("present", "", present)]:
+        digest.update(json.dumps([kind, name, str(value.dtype), list(value.shape)]).encode() + b"\n")
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    for kind, values in names.items():
+        digest.update(json.dumps([kind, None if values is None else list(values)]).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _check_features(samples: Samples) -> None:
+    n = len(samples.ids)
+    if n == 0:
+        raise DataError(f"{samples.name}: no samples; at least one is needed")
+    if not samples.features:
+        raise DataError(f"{samples.name}: no modalities; at least one is needed")
+    for name, value in samples.features.items():
+        if not name:
+            raise DataError(f"{samples.name}: a modality has an empty name")
+        if value.dim() < 2 or len(value) != n or value.numel() == 0:
+            raise DataError(
+                f"{samples.name}: modality {name!r} has shape {tuple(value.shape)}; "
+                f"(n, C, *positions) with n = {n} and no size 0 is needed"
+            )
+        if value.dtype != torch.float32:
+            raise DataError(f"{samples.name}: modality {name!r} is {value.dtype}; torch.float32 is needed")
+        if not bool(torch.isfinite(value).all()):
+            raise DataError(
+                f"{samples.name}: modality {name!r} has NaN or infinite values; mark such samples as absent"
+            )
+
+
+def _check_target(samples: Samples) -> None:
+    n, target, classes = len(samples.ids), samples.target, samples.classes
+    dtype = torch.float32 if classes is None else torch.int64
+    if target.shape != (n,) or target.dtype != dtype:
+        raise DataError(
+            f"{samples.name}: the target is {target.dtype} of shape {tuple(target.shape)}; "
+            f"{dtype} of shape ({n},) is needed for {'regression' if classes is None else 'classes'}"
+        )
+    if classes is None:
+        if not bool(torch.isfinite(target).all()):
+            raise DataError(f"{samples.name}: the target has NaN or infinite values")
+        return
+    if len(classes) < 2 or len(set(classes)) != len(classes):
+        raise DataError(f"{samples.name}: the classes are {list(classes)}; two or more different names are needed")
+    low, high = int(target.min()), int(target.max())
+    if low < 0 or high >= len(classes):
+        raise DataError(
+            f"{samples.name}: class indices go from {low} to {high}; 0 to {len(classes) - 1} is needed "
+            f"for {len(classes)} classes"
+        )
+
+
+def _check_present(samples: Samples) -> None:
+    present, shape = samples.present, (len(samples.ids), len(samples.features))
+    if present.shape != shape or present.dtype != torch.bool:
+        raise DataError(
+            f"{samples.name}: present is {present.dtype} of shape {tuple(present.shape)}; "
+            f"torch.bool of shape {shape} is needed, one column a modality"
+        )
+    for column, (name, value) in enumerate(samples.features.items()):
+        if bool(value[~present[:, column]].any()):
+            raise DataError(f"{samples.name}: modality {name!r} is not zero in samples that lack it")
+    empty = [samples.ids[row] for row in (~present.any(dim=1)).nonzero().flatten().tolist()]
+    if empty:
+        raise DataError(
+            f"{samples.name}: {len(empty)} samples have no modality at all, the first ids {empty[:5]}; remove them"
+        )
+
+
+def _check_names(samples: Samples) -> None:
+    n = len(samples.ids)
+    for field, values in (("groups", samples.groups), ("parts", samples.parts)):
+        if values is not None and len(values) != n:
+            raise DataError(f"{samples.name}: {len(values)} {field} for {n} samples; one a sample is needed")
+    twice = [name for name, count in Counter(samples.ids).items() if count > 1]
+    if twice:
+        raise DataError(f"{samples.name}: {len(twice)} ids are given to more than one sample, among them {twice[:5]}")
+    wrong = sorted(set(samples.parts or ()) - set(PARTS))
+    if wrong:
+        raise DataError(f"{samples.name}: parts {wrong} are none of {', '.join(PARTS)}")

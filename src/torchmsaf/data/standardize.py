@@ -1,0 +1,91 @@
+"""Standardization: zero mean and unit variance a channel, learned from the training rows alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from torchmsaf.data.samples import Samples
+from torchmsaf.errors import DataError
+
+# n samples, C channels
+
+
+@dataclass(frozen=True, eq=False)
+class Standardizer:
+    """Mean and standard deviation of every channel, and of a regression target.
+
+    Attributes:
+        mean: modality -> ``(C,)`` float64.
+        std: modality -> ``(C,)`` float64, population; 1 where a channel is constant.
+        target_mean: mean of the target; 0 for classes.
+        target_std: standard deviation of the target; 1 for classes and for a constant target.
+    """
+
+    mean: dict[str, Tensor]
+    std: dict[str, Tensor]
+    target_mean: float = 0.0
+    target_std: float = 1.0
+
+    @classmethod
+    def fit(cls, samples: Samples, rows: NDArray[np.int64]) -> Standardizer:
+        """Measure the given rows, over all positions and over the samples that have the modality; no other row counts.
+
+        Args:
+            samples: the data set.
+            rows: row numbers, usually ``fold.train``.
+
+        Raises:
+            DataError: no rows, rows out of range, or a modality that none of them has.
+        """
+        index = np.asarray(rows, dtype=np.int64)
+        if index.ndim != 1 or index.size == 0 or index.min() < 0 or index.max() >= len(samples):
+            raise DataError(f"{samples.name}: rows must be one or more row numbers from 0 to {len(samples) - 1}")
+        chosen = torch.from_numpy(index)
+        mean, std = {}, {}
+        for column, (name, value) in enumerate(samples.features.items()):
+            here = chosen[samples.present[chosen, column]]
+            if len(here) == 0:
+                raise DataError(f"{samples.name}: none of the {len(chosen)} rows to fit has modality {name!r}")
+            mean[name], std[name] = _moments(value[here].transpose(0, 1).flatten(1))
+        if not samples.regression:
+            return cls(mean, std)
+        target_mean, target_std = _moments(samples.target[chosen].unsqueeze(0))
+        return cls(mean, std, float(target_mean), float(target_std))
+
+    def transform(self, samples: Samples) -> dict[str, Tensor]:
+        """The features of every sample, standardized; the target is left to the caller.
+
+        Returns:
+            Modality -> ``(n, C, *positions)`` float32, in declared order; zeros where a sample lacks the modality.
+
+        Raises:
+            DataError: other modalities or other channels than those fitted.
+        """
+        channels = {name: value.shape[1] for name, value in samples.features.items()}
+        fitted = {name: len(value) for name, value in self.mean.items()}
+        if list(channels.items()) != list(fitted.items()):
+            raise DataError(f"{samples.name}: modalities and channels are {channels}; fitted were {fitted}")
+        return {
+            name: self._standardized(name, value, samples.present[:, column])
+            for column, (name, value) in enumerate(samples.features.items())
+        }
+
+    def _standardized(self, name: str, value: Tensor, present: Tensor) -> Tensor:
+        shape = (1, -1) + (1,) * (value.dim() - 2)
+        result = ((value.double() - self.mean[name].view(shape)) / self.std[name].view(shape)).float()
+        result[~present] = 0
+        return result
+
+
+def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each row of ``(C, count)``, in float64; 1 for a row that is constant."""
+    double = values.double()
+    std = double.std(dim=1, correction=0)
+    # a constant row has a rounding error for a deviation: equality tells, a small number would not
+    constant = values.amin(dim=1) == values.amax(dim=1)
+    return double.mean(dim=1), torch.where(constant, torch.ones_like(std), std)

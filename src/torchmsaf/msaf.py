@@ -1,0 +1,345 @@
+"""MSAF: multimodal split attention fusion.
+
+Su, Hu, Li and Cao, "MSAF: Multimodal Split Attention Fusion", arXiv 2012.07175, 2020. Read :meth:`MSAF.forward` with
+Sec. 3 of the paper open; ``ops/reference.py`` has the same equations one a line.
+"""
+
+# B batch, C block channels, C' joint channels, N blocks of all modalities, q segments, M modalities
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torchmsaf.errors import FusionInputError
+from torchmsaf.ops.blocks import block_attention, block_counts, merge_blocks, relative_attention, split_blocks
+from torchmsaf.ops.checks import (
+    check_channels,
+    check_features,
+    check_integer,
+    check_masks,
+    check_present,
+    check_segments,
+)
+from torchmsaf.ops.normalize import normalize_joint
+from torchmsaf.ops.published import read_published
+from torchmsaf.ops.recalibrate import Rescale, recalibrate
+from torchmsaf.ops.support import Support, make_support
+
+
+class BlockDropout(nn.Module):
+    """Drop whole blocks of features in training (Sec. 3.1).
+
+    A keep mask is drawn for every sample and block from torch's generator, on the blocks' device, and scaled by
+    1 / (1 - p), so that its mean is one. In evaluation nothing is dropped.
+
+    Args:
+        p: probability of dropping a block, in [0, 1).
+
+    Raises:
+        FusionInputError: p is not in [0, 1).
+    """
+
+    def __init__(self, p: float = 0.0) -> None:
+        super().__init__()
+        if not 0.0 <= p < 1.0:
+            raise FusionInputError(f"block_dropout is a probability in [0, 1), got {p}; use 0 for no dropout")
+        self.p = float(p)
+
+    def mask(self, like: Tensor) -> Tensor | None:
+        """The scaled keep mask, one value a block of ``like`` ``(..., C)``: ``(..., 1)``; None when nothing is dropped."""
+        if not self.training or self.p == 0.0:
+            return None
+        drawn = torch.rand(*like.shape[:-1], 1, device=like.device, dtype=like.dtype)
+        return (drawn >= self.p).to(like.dtype) / (1.0 - self.p)
+
+    def forward(self, blocks: Tensor) -> Tensor:
+        """Drop blocks of ``(..., C)``, each with one draw."""
+        mask = self.mask(blocks)
+        return blocks if mask is None else blocks * mask
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+class SegmentLinear(nn.Module):
+    """One linear layer a segment (and block), with weights in one tensor and torch's default start.
+
+    Args:
+        in_features: width of the input.
+        *out_shape: segments first, then the shape of one segment's output.
+        zero: start at zero.
+    """
+
+    def __init__(self, in_features: int, *out_shape: int, zero: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(*out_shape, in_features))
+        self.bias = nn.Parameter(torch.empty(*out_shape))
+        bound = 0.0 if zero else 1.0 / math.sqrt(in_features)  # kaiming_uniform with a = sqrt(5), as nn.Linear
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(q, B, in)`` to ``(q, B, *out)``."""
+        weight, bias = self.weight.flatten(1, -2).to(x.dtype), self.bias.flatten(1).to(x.dtype)
+        if x.shape[0] == 1:
+            y = F.linear(x[0], weight[0], bias[0]).unsqueeze(0)
+        else:
+            y = torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+        return y.unflatten(2, self.bias.shape[1:])
+
+
+class MSAF(nn.Module):
+    """Multimodal split attention fusion: maps of several modalities in, re-weighted maps of the same shapes out.
+
+    Every map is split into blocks of C channels; all blocks are summed and pooled to one joint representation; a softmax
+    over all blocks of all modalities gives every channel of every block its attention A, and the output is
+    ``[λ + (1 - λ) A] * block`` (Su et al. 2020, Eqs. 1-6).
+
+    Args:
+        channels: channel count of each modality, one or more, any counts.
+        block_channels: C. None = half the smallest count (the rule of Sec. 5.4).
+        reduction: r; the joint representation has C' = floor(C / r) channels. None = 4 for one or two modalities, 2 for
+            three or more (Sec. 3).
+        min_attention: λ in [0, 1].
+        block_dropout: p in [0, 1), see :class:`BlockDropout`. The join sees mask * blocks; the output is
+            mask * gate * block, of the original block.
+        segments: q >= 1 time segments with parameters of their own (Sec. 3.2). A segment has floor(S / q) steps; the last
+            one has the remainder too.
+        segment_dim: the axis that is segmented, 2 or more, or negative to count from the end.
+        norm: "batch" as in the paper, or "layer" for small batches and batches of one.
+        identity_start: the highlight layers start at zero and the gate is λ + (1 - λ) n A, with n the number of blocks in
+            the softmax, so that a new module changes nothing until it has learned something. With the paper's own start
+            (False) features shrink to about 1/n.
+
+    Attributes:
+        blocks: the number of blocks of each modality.
+
+    Raises:
+        FusionInputError: an argument out of range, or C' = 0.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        *,
+        block_channels: int | None = None,
+        reduction: int | None = None,
+        min_attention: float = 0.0,
+        block_dropout: float = 0.0,
+        segments: int = 1,
+        segment_dim: int = 2,
+        norm: Literal["batch", "layer"] = "batch",
+        identity_start: bool = False,
+    ) -> None:
+        super().__init__()
+        self.channels = check_channels(channels)
+        half = max(1, min(self.channels) // 2)
+        self.block_channels = check_integer(
+            "block_channels", half if block_channels is None else block_channels, advice="None is half the smallest count"
+        )
+        usual = 4 if len(self.channels) <= 2 else 2
+        self.reduction = check_integer(
+            "reduction", usual if reduction is None else reduction, advice="None is 4 for up to two modalities, else 2"
+        )
+        self.segments = check_integer("segments", segments, advice="1 is no segments")
+        if segment_dim in (0, 1):
+            raise FusionInputError(f"segment_dim={segment_dim} is the batch or the channels; positions start at 2")
+        if not 0.0 <= min_attention <= 1.0:
+            raise FusionInputError(f"min_attention is λ in [0, 1], got {min_attention}")
+        joint = self.block_channels // self.reduction
+        if joint == 0:
+            raise FusionInputError(
+                f"the joint representation has C' = floor(block_channels / reduction) = floor({self.block_channels} / "
+                f"{self.reduction}) = 0 channels; choose reduction <= {self.block_channels}, or larger block_channels"
+            )
+        self.min_attention = float(min_attention)
+        self.segment_dim = segment_dim
+        self.identity_start = identity_start
+        self.blocks = block_counts(self.channels, self.block_channels)
+        self.block_dropout = BlockDropout(block_dropout)
+        self.join = SegmentLinear(self.block_channels, self.segments, joint)
+        self.norm = _make_norm(norm, self.segments, joint)
+        self.highlight = SegmentLinear(joint, self.segments, sum(self.blocks), self.block_channels, zero=identity_start)
+
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        *,
+        masks: Sequence[Tensor | None] | None = None,
+        present: Tensor | None = None,
+    ) -> list[Tensor]:
+        """Fuse one map of each modality.
+
+        Args:
+            features: ``(B, C_m, *positions)`` of each modality, any number of positions, none included. They are not
+                modified.
+            masks: ``(B, *positions)`` booleans or None a modality, True = real.
+            present: ``(B, M)`` booleans, True = the sample has the modality.
+
+        Returns:
+            Maps of the same shapes, types and memory formats. Masked positions and absent modalities are zeros, and no
+            value there reaches anything else.
+
+        Raises:
+            FusionInputError: features, masks or presence do not fit this module or each other; a sequence is shorter
+                than ``segments``; batch norm is to train on a batch of one.
+        """
+        descriptors, supports, rescale = self._pool(features, masks, present)
+        batch = descriptors[0].shape[1]
+        if self.norm.training and isinstance(self.norm, nn.BatchNorm1d) and batch < 2:
+            raise FusionInputError(
+                f"batch norm cannot train on a batch of {batch}: use MSAF(..., norm='layer'), or batches of two and more "
+                "(drop_last=True in the loader), or .eval()"
+            )
+        with _full_precision(descriptors[0]):
+            # Split (Sec. 3, Fig. 2a). The maps are pooled first and summed after: Eqs. 1 and 2 are both sums.
+            blocks = split_blocks(descriptors, self.block_channels)  # (q, B, N, C)
+            keep = self.block_dropout.mask(blocks)
+            # Join
+            joint = self._join(blocks if keep is None else blocks * keep, supports, training=self.norm.training)
+            # Highlight
+            logits = self.highlight(joint)  # Eq. 4: U, (q, B, N, C)
+            gate = self._soften(logits, self._alive(supports))
+            gates = merge_blocks(gate if keep is None else gate * keep, self.channels)
+        return rescale(gates)  # Eq. 6
+
+    def attention(
+        self,
+        features: Sequence[Tensor],
+        *,
+        masks: Sequence[Tensor | None] | None = None,
+        present: Tensor | None = None,
+    ) -> list[Tensor]:
+        """The attention A of each modality, ``(B, q, N_m, C)``.
+
+        As in evaluation, whatever the mode: no block is dropped; batch norm uses its running statistics and keeps them.
+        At each channel A sums to 1 over all blocks of all present modalities, and is 0 for blocks of an absent one.
+
+        Args:
+            features: as in :meth:`forward`.
+            masks: as in :meth:`forward`.
+            present: as in :meth:`forward`.
+        """
+        descriptors, supports, _ = self._pool(features, masks, present)
+        with _full_precision(descriptors[0]):
+            joint = self._join(split_blocks(descriptors, self.block_channels), supports, training=False)
+            attention = block_attention(self.highlight(joint), self._alive(supports))
+        return list(attention.transpose(0, 1).split(self.blocks, dim=2))
+
+    @classmethod
+    def from_published(
+        cls,
+        state_dict: Mapping[str, Tensor],
+        channels: Sequence[int],
+        *,
+        prefix: str | None = None,
+        min_attention: float = 0.0,
+        block_dropout: float = 0.0,
+        segment_dim: int = 2,
+    ) -> MSAF:
+        """Read a module of the authors' published code (github.com/anita-hu/MSAF); in evaluation it gives their outputs.
+
+        C, C', q and the number of blocks are read from the shapes. λ and p are not in a state dict: give them (λ was 0.5
+        for NTU RGB+D and 0 otherwise).
+
+        Args:
+            state_dict: of a module or of a whole network, keys ``<prefix>blocks.<s>.joint_features.0.weight`` and so on.
+            channels: channel count of each modality.
+            prefix: what stands before ``blocks.``; None = found, when there is one.
+            min_attention: λ.
+            block_dropout: p.
+            segment_dim: the axis that is segmented.
+
+        Raises:
+            FusionInputError: keys are missing or unknown, several modules are in the file and no prefix says which, or
+                the shapes do not fit the channels.
+        """
+        state, block_channels, joint, segments = read_published(state_dict, check_channels(channels), prefix)
+        reductions = [r for r in range(1, block_channels + 1) if block_channels // r == joint]
+        if not reductions:
+            raise FusionInputError(f"no reduction r gives C' = floor({block_channels} / r) = {joint}")
+        module = cls(
+            channels,
+            block_channels=block_channels,
+            reduction=reductions[0],
+            min_attention=min_attention,
+            block_dropout=block_dropout,
+            segments=segments,
+            segment_dim=segment_dim,
+        )
+        module.to(device=state["join.weight"].device, dtype=state["join.weight"].dtype)
+        module.load_state_dict(state)
+        return module
+
+    def extra_repr(self) -> str:
+        """The arguments, for ``print(module)``."""
+        return (
+            f"channels={self.channels}, block_channels={self.block_channels}, reduction={self.reduction}, "
+            f"min_attention={self.min_attention}, segments={self.segments}, segment_dim={self.segment_dim}, "
+            f"identity_start={self.identity_start}"
+        )
+
+    def _pool(
+        self, features: Sequence[Tensor], masks: Sequence[Tensor | None] | None, present: Tensor | None
+    ) -> tuple[list[Tensor], list[Support | None], Rescale]:
+        """Check everything, and pool: descriptors ``(q, B, C_m)``, what is real, and the function that scales the maps."""
+        maps = check_features(features, self.channels, self.join.weight)
+        dims = check_segments(maps, self.segments, self.segment_dim)
+        dtype = torch.float64 if self.join.weight.dtype == torch.float64 else torch.float32
+        real = zip(maps, check_masks(masks, maps), check_present(present, maps), dims, strict=True)
+        supports = [
+            make_support(x, mask, here, segments=self.segments, segment_dim=dim, dtype=dtype) for x, mask, here, dim in real
+        ]
+        descriptors, rescale = recalibrate(maps, supports, segments=self.segments, segment_dims=dims, dtype=dtype)
+        return descriptors, supports, rescale
+
+    def _join(self, blocks: Tensor, supports: Sequence[Support | None], *, training: bool) -> Tensor:
+        """Eqs. 1-3: G, the sum of all blocks, then Z = ReLU(BN(W_Z G + b_Z)); ``(q, B, N, C)`` to ``(q, B, C')``."""
+        joint = self.join(blocks.sum(2)).transpose(0, 1)
+        alive = None
+        if all(support is not None for support in supports):  # else some modality is there in every row
+            alive = torch.stack([support.alive for support in supports if support is not None]).any(0).transpose(0, 1)
+        return F.relu(normalize_joint(self.norm, joint, alive, training=training)).transpose(0, 1)
+
+    def _alive(self, supports: Sequence[Support | None]) -> Tensor | None:
+        """Which blocks take part in the softmax, ``(q, B, N, 1)``; None = all."""
+        known = next((support for support in supports if support is not None), None)
+        if known is None:
+            return None
+        everywhere = torch.ones_like(known.alive)
+        alive = [everywhere if support is None else support.alive for support in supports]
+        return torch.cat([a.expand(-1, -1, n) for a, n in zip(alive, self.blocks, strict=True)], dim=2).unsqueeze(3)
+
+    def _soften(self, logits: Tensor, alive: Tensor | None) -> Tensor:
+        """Eqs. 5 and 6: the gate λ + (1 - λ) A, or λ + (1 - λ) n A with the identity start."""
+        attention = (relative_attention if self.identity_start else block_attention)(logits, alive)
+        if self.min_attention == 0.0:
+            return attention
+        return torch.lerp(attention, attention.new_ones(()), self.min_attention)
+
+
+def _make_norm(norm: str, segments: int, joint: int) -> nn.Module:
+    """One norm of q·C' features, segment-major; layer norm is a group norm with a group a segment."""
+    if norm == "batch":
+        return nn.BatchNorm1d(segments * joint)
+    if norm != "layer":
+        raise FusionInputError(f"norm is 'batch' or 'layer', got {norm!r}")
+    if joint < 2:
+        raise FusionInputError(
+            f"layer norm over C' = {joint} channel is always zero; choose a smaller reduction, larger block_channels, or "
+            "norm='batch'"
+        )
+    return nn.GroupNorm(segments, segments * joint)
+
+
+def _full_precision(like: Tensor) -> AbstractContextManager[object]:
+    """Keep autocast out of the join and the softmax."""
+    kind = like.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()

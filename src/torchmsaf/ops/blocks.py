@@ -1,0 +1,65 @@
+"""Blocks of channels: split and merge, and the attention over them."""
+
+# C_m channels of modality m, C block channels, N blocks of all modalities
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def block_counts(channels: Sequence[int], block_channels: int) -> tuple[int, ...]:
+    """Blocks of each modality, ceil(C_m / C)."""
+    return tuple(-(-count // block_channels) for count in channels)
+
+
+def split_blocks(vectors: Sequence[Tensor], block_channels: int) -> Tensor:
+    """Vectors ``(..., C_m)`` to blocks ``(..., N, C)``; zeros complete the last block of each (Sec. 3, Split)."""
+    padded = [F.pad(v, (0, -v.shape[-1] % block_channels)) if v.shape[-1] % block_channels else v for v in vectors]
+    joined = padded[0] if len(padded) == 1 else torch.cat(padded, dim=-1)
+    return joined.unflatten(-1, (-1, block_channels))
+
+
+def merge_blocks(blocks: Tensor, channels: Sequence[int]) -> list[Tensor]:
+    """Blocks ``(..., N, C)`` to vectors ``(..., C_m)`` without the padding: the inverse of :func:`split_blocks`."""
+    parts = blocks.split(block_counts(channels, blocks.shape[-1]), dim=-2)
+    vectors = [part.flatten(-2) for part in parts]
+    return [v if v.shape[-1] == count else v[..., :count] for v, count in zip(vectors, channels, strict=True)]
+
+
+def block_attention(logits: Tensor, alive: Tensor | None) -> Tensor:
+    """Eq. 5: softmax over the blocks, for each channel by itself.
+
+    Args:
+        logits: ``(..., N, C)``.
+        alive: ``(..., N, 1)`` booleans, False = the block takes no part and its attention is 0; None = all take part.
+
+    Returns:
+        ``(..., N, C)``, sums to 1 over N, or to 0 where no block takes part.
+    """
+    if alive is None:
+        return torch.softmax(logits, dim=-2)
+    lowest = torch.finfo(logits.dtype).min
+    return torch.softmax(logits.masked_fill(~alive, lowest), dim=-2).masked_fill(~alive, 0.0)
+
+
+def relative_attention(logits: Tensor, alive: Tensor | None) -> Tensor:
+    """n A, with n the number of blocks that take part: attention in units of its even share.
+
+    Equal logits give 1 to the last bit, which ``n * softmax`` does not.
+
+    Args:
+        logits: ``(..., N, C)``.
+        alive: as in :func:`block_attention`.
+    """
+    if alive is not None:
+        logits = logits.masked_fill(~alive, torch.finfo(logits.dtype).min)
+    powers = torch.exp(logits - logits.detach().amax(-2, keepdim=True))
+    if alive is None:
+        return powers * (logits.shape[-2] / powers.sum(-2, keepdim=True))
+    powers = powers.masked_fill(~alive, 0.0)
+    number = alive.sum(-2, keepdim=True).to(logits.dtype)
+    return powers * (number / powers.sum(-2, keepdim=True).clamp(min=1.0))  # the largest power is 1

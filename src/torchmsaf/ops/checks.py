@@ -1,0 +1,142 @@
+"""Checks of what a fusion between layers is given; each error names the modality by position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from torchmsaf.errors import FusionInputError
+
+
+def check_channels(channels: Sequence[int]) -> tuple[int, ...]:
+    """Channel counts as a tuple of positive integers, one or more."""
+    if isinstance(channels, int | str) or not hasattr(channels, "__iter__"):
+        raise FusionInputError(f"channels is one count a modality, such as (1024, 32), got {channels!r}")
+    counts = tuple(channels)
+    if not counts:
+        raise FusionInputError("channels is empty: give one count a modality, such as (1024, 32)")
+    for m, count in enumerate(counts):
+        if isinstance(count, bool) or not hasattr(count, "__index__") or count.__index__() < 1:
+            raise FusionInputError(f"channels of modality {m}: expected a positive integer, got {count!r}")
+    return tuple(count.__index__() for count in counts)
+
+
+def check_integer(name: str, value: object, *, advice: str) -> int:
+    """A positive integer argument."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 1:
+        raise FusionInputError(f"{name}: expected an integer of at least 1, got {value!r}; {advice}")
+    return int(value.__index__())
+
+
+def check_features(features: Sequence[Tensor], channels: tuple[int, ...], parameter: Tensor) -> list[Tensor]:
+    """Maps ``(B, C_m, *positions)`` of one batch, on the parameters' device, in a type they can work with.
+
+    Args:
+        features: what the caller gave.
+        channels: the expected count of each modality.
+        parameter: any parameter of the fusion.
+    """
+    if not isinstance(features, list | tuple):
+        raise FusionInputError(f"features is a list of one tensor a modality, got {type(features).__name__}")
+    if len(features) != len(channels):
+        raise FusionInputError(f"expected {len(channels)} modalities (channels {channels}), got {len(features)}")
+    for m, (x, count) in enumerate(zip(features, channels, strict=True)):
+        if not isinstance(x, Tensor):
+            raise FusionInputError(
+                f"modality {m}: expected a tensor, got {type(x).__name__}; an absent modality is zeros of its shape with "
+                "present[:, m] = False"
+            )
+        shape = tuple(x.shape)
+        if x.dim() < 2:
+            raise FusionInputError(f"modality {m}: expected (B, {count}, *positions), got {shape}")
+        if shape[1] != count:
+            raise FusionInputError(
+                f"modality {m}: expected {count} channels at dim 1, (B, {count}, *positions), got {shape}; "
+                "channels come second, so (B, T, C) needs .transpose(1, 2)"
+            )
+        if shape[0] != features[0].shape[0]:
+            raise FusionInputError(
+                f"modality {m}: expected a batch of {features[0].shape[0]} as modality 0, got {shape[0]} ({shape})"
+            )
+        if 0 in shape[2:]:
+            raise FusionInputError(f"modality {m}: {shape} has no positions; mark it absent in present instead")
+        _check_type(m, x, parameter)
+    return list(features)
+
+
+def _check_type(m: int, x: Tensor, parameter: Tensor) -> None:
+    if x.device != parameter.device:
+        raise FusionInputError(
+            f"modality {m}: expected device {parameter.device}, where the fusion's parameters are, got {x.device}; "
+            "move one of them with .to(device)"
+        )
+    if not x.is_floating_point():
+        raise FusionInputError(f"modality {m}: expected floating-point features, got {x.dtype}; convert with .float()")
+    half = x.dtype in (torch.float16, torch.bfloat16)
+    if x.dtype != parameter.dtype and not (half and parameter.dtype == torch.float32):
+        raise FusionInputError(
+            f"modality {m}: expected {parameter.dtype}, the type of the fusion's parameters, got {x.dtype}; "
+            f"convert the features, or the fusion with .to({x.dtype})"
+        )
+
+
+def check_segments(features: Sequence[Tensor], segments: int, segment_dim: int) -> list[int]:
+    """The axis that is segmented, of each map, counted from the front; at least ``segments`` steps long."""
+    if segments == 1:
+        return [2] * len(features)
+    dims = []
+    for m, x in enumerate(features):
+        dim = segment_dim + x.dim() if segment_dim < 0 else segment_dim
+        if not 2 <= dim < x.dim():
+            raise FusionInputError(
+                f"modality {m}: {tuple(x.shape)} has no axis {segment_dim} of positions to cut into {segments} segments; "
+                "give it a time axis, or use segments=1"
+            )
+        if x.shape[dim] < segments:
+            raise FusionInputError(
+                f"modality {m}: {x.shape[dim]} steps at axis {dim} of {tuple(x.shape)} are fewer than segments={segments}; "
+                "pad the sequence (with a mask), or use fewer segments"
+            )
+        dims.append(dim)
+    return dims
+
+
+def check_masks(masks: Sequence[Tensor | None] | None, features: Sequence[Tensor]) -> list[Tensor | None]:
+    """One boolean tensor ``(B, *positions)`` or None a modality."""
+    if masks is None:
+        return [None] * len(features)
+    if not isinstance(masks, list | tuple) or len(masks) != len(features):
+        got = f"{len(masks)} entries" if isinstance(masks, list | tuple) else type(masks).__name__
+        raise FusionInputError(f"masks is a list of {len(features)}, one boolean tensor or None a modality, got {got}")
+    for m, (mask, x) in enumerate(zip(masks, features, strict=True)):
+        if mask is None:
+            continue
+        expected = (x.shape[0], *x.shape[2:])
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+            raise FusionInputError(f"mask of modality {m}: expected booleans, True = real, got {kind}; use mask.bool()")
+        if tuple(mask.shape) != expected:
+            raise FusionInputError(
+                f"mask of modality {m}: expected (B, *positions) = {expected} for features {tuple(x.shape)}, "
+                f"got {tuple(mask.shape)}"
+            )
+        if mask.device != x.device:
+            raise FusionInputError(f"mask of modality {m}: expected device {x.device}, got {mask.device}")
+    return list(masks)
+
+
+def check_present(present: Tensor | None, features: Sequence[Tensor]) -> list[Tensor | None]:
+    """``(B, M)`` booleans as one ``(B,)`` a modality."""
+    if present is None:
+        return [None] * len(features)
+    expected = (features[0].shape[0], len(features))
+    if not isinstance(present, Tensor) or present.dtype != torch.bool:
+        kind = present.dtype if isinstance(present, Tensor) else type(present).__name__
+        raise FusionInputError(f"present: expected booleans (B, M) = {expected}, got {kind}; use present.bool()")
+    if tuple(present.shape) != expected:
+        raise FusionInputError(f"present: expected (B, M) = {expected}, one flag a sample and modality, got {tuple(present.shape)}")
+    if present.device != features[0].device:
+        raise FusionInputError(f"present: expected device {features[0].device}, got {present.device}")
+    return list(present.unbind(1))
