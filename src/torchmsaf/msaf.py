@@ -27,7 +27,7 @@ from torchmsaf.ops.checks import (
     check_present,
     check_segments,
 )
-from torchmsaf.ops.normalize import normalize_joint
+from torchmsaf.ops.normalize import JointNorm, normalize_joint
 from torchmsaf.ops.published import read_published
 from torchmsaf.ops.recalibrate import Rescale, recalibrate
 from torchmsaf.ops.support import Support, make_support
@@ -65,6 +65,7 @@ class BlockDropout(nn.Module):
         return blocks if mask is None else blocks * mask
 
     def extra_repr(self) -> str:
+        """The probability, for ``print(module)``."""
         return f"p={self.p}"
 
 
@@ -92,7 +93,8 @@ class SegmentLinear(nn.Module):
             y = F.linear(x[0], weight[0], bias[0]).unsqueeze(0)
         else:
             y = torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
-        return y.unflatten(2, self.bias.shape[1:])
+        shaped: Tensor = y.unflatten(2, self.bias.shape[1:])
+        return shaped
 
 
 class MSAF(nn.Module):
@@ -142,7 +144,9 @@ class MSAF(nn.Module):
         self.channels = check_channels(channels)
         half = max(1, min(self.channels) // 2)
         self.block_channels = check_integer(
-            "block_channels", half if block_channels is None else block_channels, advice="None is half the smallest count"
+            "block_channels",
+            half if block_channels is None else block_channels,
+            advice="None is half the smallest count",
         )
         usual = 4 if len(self.channels) <= 2 else 2
         self.reduction = check_integer(
@@ -295,7 +299,8 @@ class MSAF(nn.Module):
         dtype = torch.float64 if self.join.weight.dtype == torch.float64 else torch.float32
         real = zip(maps, check_masks(masks, maps), check_present(present, maps), dims, strict=True)
         supports = [
-            make_support(x, mask, here, segments=self.segments, segment_dim=dim, dtype=dtype) for x, mask, here, dim in real
+            make_support(x, mask, here, segments=self.segments, segment_dim=dim, dtype=dtype)
+            for x, mask, here, dim in real
         ]
         descriptors, rescale = recalibrate(maps, supports, segments=self.segments, segment_dims=dims, dtype=dtype)
         return descriptors, supports, rescale
@@ -325,7 +330,7 @@ class MSAF(nn.Module):
         return torch.lerp(attention, attention.new_ones(()), self.min_attention)
 
 
-def _make_norm(norm: str, segments: int, joint: int) -> nn.Module:
+def _make_norm(norm: str, segments: int, joint: int) -> JointNorm:
     """One norm of q·C' features, segment-major; layer norm is a group norm with a group a segment."""
     if norm == "batch":
         return nn.BatchNorm1d(segments * joint)

@@ -156,9 +156,7 @@ def build_table(
     )
     for row in rows:
         if row.runs > expected:
-            raise ResultError(
-                f"{row.method!r} has {row.runs} runs, and expected_runs is {expected}: give folds x seeds"
-            )
+            raise ResultError(f"{row.method!r} has {row.runs} runs; expected_runs is {expected}: give folds x seeds")
     table = Table(
         title=title,
         protocol=protocol,
@@ -335,10 +333,14 @@ def _note_on_direction(table: Table) -> str:
 
 def _note_on_reference(table: Table) -> str:
     if table.reference is None:
-        return f"No unimodal row has a validation {table.score.name}, so there is no reference for differences."
+        return (
+            f"No unimodal network has a mean validation {table.score.name} over the runs that all of them have, so "
+            "there is no reference for differences."
+        )
     return (
         f"difference: to {table.rows[table.reference].method!r} (ref.), the unimodal network with the best mean "
-        f"validation {table.score.name} (test scores did not choose it), on the runs both have; the score minus the reference's."
+        f"validation {table.score.name} (test scores did not choose it), on the runs both have; the score "
+        "minus the reference's."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ READABLE = "a .npz file, a .safetensors file or a folder of .npy files"
 # what zipfile and numpy raise on broken bytes: MemoryError when a header asks for an absurd size
 BROKEN = (
     ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError,
-    MemoryError, OverflowError, TypeError, SyntaxError, KeyError, IndexError,
+    MemoryError, OverflowError, TypeError, SyntaxError, KeyError, IndexError, tokenize.TokenError,
 )  # fmt: skip
 
 
@@ -71,11 +72,11 @@ def open_arrays(path: str | Path) -> ArrayFile:
     elif not path.is_file():
         names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"{path} does not exist{closest(path.name, names)}; {READABLE} is needed")
-    elif path.suffix == ".npz":
+    elif path.suffix.lower() == ".npz":
         file = _open_npz(path)
-    elif path.suffix == ".safetensors":
+    elif path.suffix.lower() == ".safetensors":
         file = _open_safetensors(path)
-    elif path.suffix in PICKLE_SUFFIXES:
+    elif path.suffix.lower() in PICKLE_SUFFIXES:
         raise DataError(f"{path} is refused: {path.suffix} files are pickles, which can run code; save {READABLE}")
     else:
         raise DataError(f"{path} cannot be read: the suffix is {path.suffix!r}; {READABLE} is needed")

@@ -102,7 +102,7 @@ def _read_features(
             for key, array in candidates.items()
             if array.dtype.kind in "fiu" and array.ndim >= 2 and len(array) == rows
         }
-        if not features:
+        if not features and rows:
             found = ", ".join(f"{key} {array.dtype} {array.shape}" for key, array in candidates.items()) or "nothing"
             raise DataError(
                 f"{file.path}: no array is a modality of {rows} samples, {LAYOUT}; beside the target: {found}"

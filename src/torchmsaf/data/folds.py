@@ -100,7 +100,7 @@ def check_fold(fold: Fold, samples: Samples) -> None:
             raise ProtocolError(f"fold {fold.index}: the {part} part is empty")
         if rows[0] < 0 or rows[-1] >= len(samples) or (np.diff(rows) <= 0).any():
             raise ProtocolError(
-                f"fold {fold.index}: the {part} part must hold sorted row numbers from 0 to {len(samples) - 1}, each once"
+                f"fold {fold.index}: the {part} part must be sorted row numbers from 0 to {len(samples) - 1}, each once"
             )
     _check_disjoint(fold.index, "sample", samples.ids, parts)
     if samples.groups is not None:

@@ -22,7 +22,7 @@ def natural_key(name: str) -> tuple[Chunk, ...]:
     if NUMBER.fullmatch(name):
         return (0, Decimal(name), ""), (0, zero, name)
     chunks = [(1, Decimal(run), "") if DIGITS.fullmatch(run) else (2, zero, run) for run in DIGITS.split(name) if run]
-    return ((1, Decimal("Infinity"), ""), *chunks, (3, zero, name))
+    return (1, zero, ""), *chunks, (0, zero, name)
 
 
 def natural_sorted(names: Iterable[str]) -> tuple[str, ...]:

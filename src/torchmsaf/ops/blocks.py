@@ -20,7 +20,8 @@ def split_blocks(vectors: Sequence[Tensor], block_channels: int) -> Tensor:
     """Vectors ``(..., C_m)`` to blocks ``(..., N, C)``; zeros complete the last block of each (Sec. 3, Split)."""
     padded = [F.pad(v, (0, -v.shape[-1] % block_channels)) if v.shape[-1] % block_channels else v for v in vectors]
     joined = padded[0] if len(padded) == 1 else torch.cat(padded, dim=-1)
-    return joined.unflatten(-1, (-1, block_channels))
+    blocks: Tensor = joined.unflatten(-1, (-1, block_channels))
+    return blocks
 
 
 def merge_blocks(blocks: Tensor, channels: Sequence[int]) -> list[Tensor]:
@@ -47,7 +48,7 @@ def block_attention(logits: Tensor, alive: Tensor | None) -> Tensor:
 
 
 def relative_attention(logits: Tensor, alive: Tensor | None) -> Tensor:
-    """n A, with n the number of blocks that take part: attention in units of its even share.
+    """N A, with n the number of blocks that take part: attention in units of its even share.
 
     Equal logits give 1 to the last bit, which ``n * softmax`` does not.
 

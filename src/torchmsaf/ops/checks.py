@@ -136,7 +136,9 @@ def check_present(present: Tensor | None, features: Sequence[Tensor]) -> list[Te
         kind = present.dtype if isinstance(present, Tensor) else type(present).__name__
         raise FusionInputError(f"present: expected booleans (B, M) = {expected}, got {kind}; use present.bool()")
     if tuple(present.shape) != expected:
-        raise FusionInputError(f"present: expected (B, M) = {expected}, one flag a sample and modality, got {tuple(present.shape)}")
+        raise FusionInputError(
+            f"present: expected (B, M) = {expected}, one flag a sample and modality, got {tuple(present.shape)}"
+        )
     if present.device != features[0].device:
         raise FusionInputError(f"present: expected device {features[0].device}, got {present.device}")
     return list(present.unbind(1))

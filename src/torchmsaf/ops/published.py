@@ -90,7 +90,9 @@ def _read_segment(tensors: Mapping[str, Tensor], segment: int, channels: Sequenc
 
 def _take(tensors: Mapping[str, Tensor], segment: int, key: str, shape: tuple[int, ...] | None) -> Tensor:
     if key not in tensors:
-        raise FusionInputError(f"segment {segment}: key blocks.{segment}.{key} is missing; do the channels fit this file?")
+        raise FusionInputError(
+            f"segment {segment}: key blocks.{segment}.{key} is missing; do the channels fit this file?"
+        )
     if shape is not None and tuple(tensors[key].shape) != shape:
         raise FusionInputError(
             f"segment {segment}: blocks.{segment}.{key} has shape {tuple(tensors[key].shape)}, expected {shape}"

@@ -19,7 +19,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchmsaf.ops.support import Support, blank, blank_, join_segments, keep_bits, segment_views
+from torchmsaf.ops.support import (
+    Support,
+    blank,
+    blank_,
+    join_segments,
+    keep_bits,
+    plain_operations_only,
+    segment_of_steps,
+    segment_views,
+    sum_segments,
+)
 
 Rescale = Callable[[Sequence[Tensor]], list[Tensor]]
 
@@ -46,7 +56,7 @@ def recalibrate(
         ``rescale(gates)``, which takes gates of these shapes and gives the scaled maps, zeros where nothing is real.
     """
     maps = tuple(_Map(segments, dim, support, dtype) for dim, support in zip(segment_dims, supports, strict=True))
-    if _plain_operations_only():
+    if plain_operations_only():
         pooled = [m.pool(x) for m, x in zip(maps, features, strict=True)]
         return pooled, lambda gates: [m.scale(x, g) for m, x, g in zip(maps, features, gates, strict=True)]
     if not torch.is_grad_enabled():
@@ -59,13 +69,6 @@ def recalibrate(
         return list(_Scale.apply(maps, *gates, *carriers, *features))
 
     return list(results[: len(maps)]), rescale
-
-
-def _plain_operations_only() -> bool:
-    """True where a tool reads or transforms the operations and cannot look into an autograd function."""
-    return (
-        torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
-    )
 
 
 @dataclass(frozen=True)
@@ -83,23 +86,29 @@ class _Map:
 
     def pool(self, x: Tensor) -> Tensor:
         """Mean over the real positions, ``(q, B, C)``."""
-        if self.support is None:
-            return self._reduce(x, mean=True)
-        if self.support.whole:
-            return blank(self._reduce(x, mean=True), self.support.alive)
-        return self._reduce(blank(x, self.support.keep), mean=False) / self.support.count
+        if self.support is not None and not self.support.whole:
+            return (
+                sum_segments(blank(x, self.support.keep).to(self.dtype), self.segments, self.dim) / self.support.count
+            )
+        sizes = sum_segments(torch.ones_like(x[:1, :1], dtype=self.dtype), self.segments, self.dim)
+        pooled = sum_segments(x.to(self.dtype), self.segments, self.dim) / sizes
+        return pooled if self.support is None else blank(pooled, self.support.alive)
 
     def scale(self, x: Tensor, gate: Tensor) -> Tensor:
         """One gate a channel and segment, ``(q, B, C)``, times the map; zeros where nothing is real."""
-        views = segment_views(x, self.segments, self.dim)
-        scaled = [view * part for view, part in zip(views, self._gates(gate.to(x.dtype), views), strict=True)]
-        y = join_segments(scaled, self.segments, self.dim)
+        gate = gate.to(x.dtype).permute(1, 2, 0)  # (B, C, q)
+        if self.segments > 1:
+            gate = gate.index_select(2, segment_of_steps(x.shape[self.dim], self.segments, x.device))
+        gate = gate[(...,) + (None,) * (x.dim() - 3)].movedim(2, self.dim) if x.dim() > 2 else gate[..., 0]
+        y = x * gate
         return y if self.support is None else blank(y, self.support.keep)
 
     def pool_fast(self, x: Tensor) -> Tensor:
         """:meth:`pool` without autograd."""
-        if self.support is None or self.support.whole:
-            return self.pool(x)
+        if self.support is None:
+            return self._reduce(x, mean=True)
+        if self.support.whole:
+            return blank(self._reduce(x, mean=True), self.support.alive)
         real = blank_(x.clone(), keep_bits(self.support.keep, x.dtype))
         return self._reduce(real, mean=False) / self.support.count
 
@@ -115,7 +124,8 @@ class _Map:
     def gate_grad(self, gy: Tensor, x: Tensor) -> Tensor:
         """Sum over the real positions of ``gy * x``, ``(q, B, C)``: the gradient of the gate."""
         if torch.is_grad_enabled():  # somebody differentiates the gradient
-            product = self._reduce(gy * x if self._masks_nothing() else blank(gy * x, self.support.keep), mean=False)
+            product = gy * x if self.support is None else blank(gy * x, self.support.keep)
+            product = self._reduce(product, mean=False)
         elif self._rows(x, gy) and self._masks_nothing():
             rows, zeros, ones = self._row_constants(x)
             product = torch.ops.aten.native_batch_norm_backward(
@@ -180,7 +190,13 @@ class _Map:
     def _rows(self, x: Tensor, gy: Tensor) -> bool:
         """Whether each segment of a channel is one run of memory, in a type that batch norm's kernels read exactly."""
         even = self.segments == 1 or (self.dim == 2 and x.shape[2] % self.segments == 0)
-        return even and x.dim() > 2 and x.dtype in (torch.float32, torch.float64) and x.is_contiguous() and gy.is_contiguous()
+        return (
+            even
+            and x.dim() > 2
+            and x.dtype in (torch.float32, torch.float64)
+            and x.is_contiguous()
+            and gy.is_contiguous()
+        )
 
     def _row_constants(self, x: Tensor) -> tuple[tuple[int, int, int], Tensor, Tensor]:
         rows = x.shape[0] * x.shape[1] * self.segments
@@ -207,13 +223,19 @@ class _Pool(torch.autograd.Function):
     def forward(ctx: Any, maps: tuple[_Map, ...], *features: Tensor) -> tuple[Tensor, ...]:
         ctx.maps = maps
         pooled = [m.pool_fast(x) for m, x in zip(maps, features, strict=True)]
-        return *pooled, *[x.new_empty(()).expand(x.shape) for x in features], *[p.new_empty(()).expand(p.shape) for p in pooled]
+        return (
+            *pooled,
+            *[x.new_empty(()).expand(x.shape) for x in features],
+            *[p.new_empty(()).expand(p.shape) for p in pooled],
+        )
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         n = len(ctx.maps)
         rows = zip(ctx.maps, grads[n : 2 * n], grads[2 * n :], grads[:n], ctx.needs_input_grad[1:], strict=True)
-        return None, *[m.input_grad(gy, gate, pooled_grad) if needed else None for m, gy, gate, pooled_grad, needed in rows]
+        return None, *[
+            m.input_grad(gy, gate, pooled_grad) if needed else None for m, gy, gate, pooled_grad, needed in rows
+        ]
 
 
 class _Scale(torch.autograd.Function):

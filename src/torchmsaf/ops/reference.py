@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -76,7 +77,9 @@ def attend(
         rows = []
         for b in range(batch):
             real = summed[b][:, mask[b]]  # (C, real positions)
-            rows.append(real.mean(1) if real.shape[1] else real.new_zeros(block_channels))  # Eq. 2: D_m = mean over positions
+            rows.append(
+                real.mean(1) if real.shape[1] else real.new_zeros(block_channels)
+            )  # Eq. 2: D_m = mean over positions
         total = total + torch.stack(rows)  # Eq. 3, G = sum of D_m
         alive += [mask.reshape(batch, -1).any(1)] * len(blocks)
     present = torch.stack(alive, dim=1)  # (B, N)
@@ -96,7 +99,7 @@ def attend(
 def msaf_reference(
     features: Sequence[Tensor],
     parameters: Parameters,
-    normalize: Callable[[Tensor, Tensor, int], Tensor],
+    normalize: Callable[..., Tensor],
     *,
     block_channels: int,
     min_attention: float = 0.0,
@@ -111,7 +114,7 @@ def msaf_reference(
     Args:
         features: maps ``(B, C_m, *positions)``.
         parameters: the weights of every segment.
-        normalize: ``(joint, rows that hold anything, segment) -> joint``.
+        normalize: ``(joint, rows that hold anything, segment=s) -> joint``.
         block_channels: C.
         min_attention: lambda of Eq. 6.
         segment_dim: the axis that is cut into segments.
@@ -142,9 +145,9 @@ def msaf_reference(
             pieces = [f.narrow(segment_dim, a, z - a) for f, (a, z) in zip(features, bounds, strict=True)]
             piece_masks = [m.narrow(segment_dim - 1, a, z - a) for m, (a, z) in zip(whole, bounds, strict=True)]
         pieces = [torch.where(k.unsqueeze(1), f, 0) for f, k in zip(pieces, piece_masks, strict=True)]
-        weights = (parameters.join_weight[s], parameters.join_bias[s])
-        weights += (parameters.highlight_weight[s], parameters.highlight_bias[s])
-        attention = attend(pieces, piece_masks, weights, lambda z, rows, s=s: normalize(z, rows, s), keep[:, s], block_channels)
+        p = parameters
+        weights = (p.join_weight[s], p.join_bias[s], p.highlight_weight[s], p.highlight_bias[s])
+        attention = attend(pieces, piece_masks, weights, partial(normalize, segment=s), keep[:, s], block_channels)
         attentions.append(attention)
         alive = [k.reshape(batch, -1).any(1) for k in piece_masks]
         n = torch.stack([a.to(attention.dtype) * c for a, c in zip(alive, counts, strict=True)]).sum(0)

@@ -29,8 +29,13 @@ class Support:
     whole: bool
 
 
+def plain_operations_only() -> bool:
+    """True where a tool reads or transforms the operations, and cannot look into autograd functions."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or torch._C._is_tracing()
+
+
 def segment_runs(length: int, segments: int) -> list[tuple[int, int, int]]:
-    """Runs ``(segments in it, first step, steps)`` of equal segments: floor(S / q) steps each, the remainder in the last.
+    """Runs ``(segments, first step, steps)`` of equal segments: floor(S / q) steps each, the remainder in the last.
 
     One run where q divides S, otherwise two: the first q - 1 segments, and the last one.
     """
@@ -38,6 +43,21 @@ def segment_runs(length: int, segments: int) -> list[tuple[int, int, int]]:
     if step * segments == length:
         return [(segments, 0, length)]
     return [(segments - 1, 0, (segments - 1) * step), (1, (segments - 1) * step, length - (segments - 1) * step)]
+
+
+def segment_of_steps(length: int, segments: int, device: torch.device) -> Tensor:
+    """The segment of each step, ``(S,)``; says the same as :func:`segment_runs` without a size that depends on S."""
+    return (torch.arange(length, device=device) // (length // segments)).clamp(max=segments - 1)
+
+
+def sum_segments(x: Tensor, segments: int, dim: int) -> Tensor:
+    """Sums over the positions of each segment, ``(q, B, C)``, in operations that hold for every length."""
+    if segments == 1:
+        return (x.sum(tuple(range(2, x.dim()))) if x.dim() > 2 else x).unsqueeze(0)
+    steps = x.movedim(dim, 2)
+    steps = steps.sum(tuple(range(3, x.dim()))) if x.dim() > 3 else steps  # (B, C, S)
+    member = segment_of_steps(steps.shape[2], segments, x.device)[:, None] == torch.arange(segments, device=x.device)
+    return (steps @ member.to(steps.dtype)).permute(2, 0, 1)
 
 
 def segment_views(x: Tensor, segments: int, dim: int) -> list[Tensor]:
@@ -78,8 +98,12 @@ def make_support(
     keep = mask.unsqueeze(1)
     if present is not None:
         keep = keep & present.reshape(-1, *[1] * (keep.dim() - 1))
-    counts = [view.sum(tuple(range(3, view.dim()))) if view.dim() > 3 else view for view in segment_views(keep, segments, segment_dim)]
-    count = torch.cat(counts, dim=2).permute(2, 0, 1).to(dtype)
+    if plain_operations_only():
+        count = sum_segments(keep.to(dtype), segments, segment_dim)
+    else:
+        views = segment_views(keep, segments, segment_dim)
+        counts = [view.sum(tuple(range(3, view.dim()))) if view.dim() > 3 else view for view in views]
+        count = torch.cat(counts, dim=2).permute(2, 0, 1).to(dtype)
     return Support(keep, count.clamp(min=1), count > 0, whole=False)
 
 

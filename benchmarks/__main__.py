@@ -1,0 +1,202 @@
+"""The command: ``python -m benchmarks --help``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import benchmarks
+from benchmarks import cases, report
+from benchmarks.shapes import SHAPES, Shape, growth_pairs
+from benchmarks.timing import Rounds, run_rounds
+from torchmsaf.analysis.cost import measure, peak_memory, saved_bytes
+
+PARTS = ("counts", "times", "overheads", "growth")
+# the least passes over the maps: read to pool, read to scale, write; the backward reads gy twice and x, and writes gx
+PASSES = {False: 3, True: 7}
+
+
+def main() -> None:
+    options = _options()
+    if options.keepheap and any(os.environ.get(key) != value for key, value in report.KEEPHEAP.items()):
+        environment = {**os.environ, **report.KEEPHEAP}
+        os.execve(sys.executable, [sys.executable, "-m", "benchmarks", *sys.argv[1:]], environment)
+    facts = report.machine(options.device)
+    print("  ".join(f"{key}: {value}" for key, value in facts.items()), flush=True)
+    if options.device == "cuda":
+        print("CUDA timings are written but have not been tried: check them before you quote them.")
+    jobs = {
+        "counts": ("Counted, in units of the input bytes N", _counts),
+        "times": ("Times", _times),
+        "overheads": ("Overheads, time over the plain module's", _overheads),
+        "growth": ("Growth, time of the larger setting over the smaller one's", _growth),
+    }
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for part in options.parts:
+        title, rows = jobs[part]
+        tables[title] = []
+        for row in rows(options):
+            tables[title].append(row)
+            if options.verbose:
+                print(row, flush=True)
+        print(f"\n{report.as_text(title, tables[title])}", flush=True)
+        if options.out is not None:  # after every part: a long run that is stopped keeps what it has
+            report.write(options.out, facts, tables)
+
+
+def _counts(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for shape in _shapes(options):
+        size = sum(x.numel() * x.element_size() for x in shape.features())
+        for state, backward in cases.MODES:
+            for name, case in (("straightforward", cases.straightforward(shape)), ("torchmsaf", cases.fast(shape))):
+                call = case.call(state, backward)
+                cost = measure(call)
+                row: dict[str, Any] = {"shape": shape.name, "mode": _mode(state, backward), "implementation": name}
+                row |= {"bytes/N": cost.bytes_touched / size, "kernels": cost.kernels, "flops": cost.flops}
+                row |= {"elementwise": cost.elementwise, "peak/N": peak_memory(call) / size, "saved/N": None}
+                if state == "train" and not backward:
+                    features = [x.detach().requires_grad_() for x in case.features]
+                    row["saved/N"] = saved_bytes(case.module, features) / size
+                yield row
+
+
+def _times(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for threads in _threads(options):
+        for shape in _shapes(options):
+            size = sum(x.numel() * x.element_size() for x in shape.features())
+            for state, backward in _modes(options):
+                calls = {
+                    "straightforward": cases.straightforward(shape, options.device).call(state, backward),
+                    "torchmsaf": cases.fast(shape, options.device).call(state, backward),
+                    "copy": cases.copy(shape, options.device),
+                }
+                if options.cuda_graph and state == "eval" and not backward:
+                    calls["graph"] = cases.captured(calls["torchmsaf"])
+                rounds = _run(calls, options, threads)
+                floor = rounds.ratio("copy", "torchmsaf").median * PASSES[backward] / 2
+                yield {
+                    "shape": shape.name,
+                    "mode": _mode(state, backward),
+                    "threads": threads,
+                    "straightforward ms": rounds.milliseconds("straightforward"),
+                    "torchmsaf ms": rounds.milliseconds("torchmsaf"),
+                    **({"graph ms": rounds.milliseconds("graph")} if "graph" in calls else {}),
+                    "ratio": asdict(rounds.ratio("straightforward", "torchmsaf")),
+                    "copy GB/s": 2 * size / rounds.milliseconds("copy") / 1e6,
+                    "floor frac": floor,
+                    **_noise(rounds),
+                }
+
+
+def _overheads(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for threads in _threads(options):
+        for shape in _shapes(options):
+            for state, backward in (("eval", False), ("train", True)):
+                made = {
+                    "plain": cases.fast(shape, options.device),
+                    "masks": cases.fast(shape, options.device, masks=cases.some_masks(shape, options.device)),
+                    "presence": cases.fast(shape, options.device, present=cases.some_present(shape, options.device)),
+                    "identity_start": cases.fast(shape, options.device, identity_start=True),
+                }
+                rounds = _run({name: case.call(state, backward) for name, case in made.items()}, options, threads)
+                row: dict[str, Any] = {"shape": shape.name, "mode": _mode(state, backward), "threads": threads}
+                row["plain ms"] = rounds.milliseconds("plain")
+                row |= {name: asdict(rounds.ratio(name, "plain")) for name in made if name != "plain"}
+                yield row | _noise(rounds)
+
+
+def _growth(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for threads in _threads(options):
+        for name, large, small in growth_pairs():
+            for state, backward in (("eval", False), ("train", True)):
+                calls = {
+                    f"{label} {size}": make(shape, options.device).call(state, backward)
+                    for label, make in (("straightforward", cases.straightforward), ("torchmsaf", cases.fast))
+                    for size, shape in (("large", large), ("small", small))
+                }
+                rounds = _run(calls, options, threads)
+                row: dict[str, Any] = {"growth": name, "mode": _mode(state, backward), "threads": threads}
+                for label in ("straightforward", "torchmsaf"):
+                    row[label] = asdict(rounds.ratio(f"{label} large", f"{label} small"))
+                yield row | _noise(rounds)
+
+
+def _run(calls: Mapping[str, Callable[[], object]], options: argparse.Namespace, threads: int) -> Rounds:
+    return run_rounds(
+        calls,
+        rounds=options.rounds,
+        seconds=options.seconds,
+        threads=threads,
+        wait=options.wait,
+        device=options.device,
+    )
+
+
+def _noise(rounds: Rounds) -> dict[str, Any]:
+    return {"quiet": f"{rounds.quiet}/{len(rounds.used)} of {rounds.total}", "others": rounds.foreign}
+
+
+def _threads(options: argparse.Namespace) -> Iterator[int]:
+    before = torch.get_num_threads()
+    for threads in options.threads:
+        torch.set_num_threads(threads)
+        yield threads
+    torch.set_num_threads(before)
+
+
+def _shapes(options: argparse.Namespace) -> list[Shape]:
+    return [SHAPES[name] for name in options.shapes]
+
+
+def _modes(options: argparse.Namespace) -> list[tuple[str, bool]]:
+    return [mode for mode in cases.MODES if options.modes is None or _mode(*mode) in options.modes]
+
+
+def _mode(state: str, backward: bool) -> str:
+    return f"{state} fwd+bwd" if backward else f"{state} fwd"
+
+
+def _options() -> argparse.Namespace:
+    modes = [_mode(*mode) for mode in cases.MODES]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=benchmarks.__doc__)
+    parser.add_argument(
+        "--shapes",
+        nargs="+",
+        choices=list(SHAPES),
+        default=list(SHAPES),
+        metavar="NAME",
+        help=f"of {', '.join(SHAPES)}",
+    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="which tables")
+    parser.add_argument("--modes", nargs="+", choices=modes, default=None, help="which rows of the table of times")
+    parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, min(2, os.cpu_count() or 1)}), metavar="N")
+    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="quiet rounds wanted a row (default: 9)")
+    parser.add_argument(
+        "--seconds", type=float, default=0.25, metavar="S", help="least length of a round (default: 0.25)"
+    )
+    parser.add_argument("--wait", type=float, default=0.0, metavar="S", help="wait up to S s a row for a quiet machine")
+    parser.add_argument("--keepheap", action="store_true", help="start again with an allocator that keeps freed memory")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda is untested")
+    parser.add_argument("--cuda-graph", action="store_true", help="time the eval forward as a CUDA graph too; untested")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write results.json and results.md there")
+    parser.add_argument(
+        "--quick", action="store_true", help="a few seconds, to see that it runs; the numbers mean little"
+    )
+    parser.add_argument("--verbose", action="store_true", help="print each row as it comes")
+    options = parser.parse_args()
+    if options.quick:
+        options.shapes, options.rounds, options.seconds = options.shapes[:1], 2, 0.02
+    if options.cuda_graph and options.device != "cuda":
+        parser.error("--cuda-graph needs --device cuda")
+    return options
+
+
+if __name__ == "__main__":
+    main()
