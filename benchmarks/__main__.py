@@ -54,8 +54,9 @@ def main() -> None:
 def _counts(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for shape in _shapes(options):
         size = sum(x.numel() * x.element_size() for x in shape.features())
+        made = {"straightforward": cases.straightforward(shape), "torchmsaf": cases.fast(shape), **_variants(shape)}
         for state, backward in cases.MODES:
-            for name, case in (("straightforward", cases.straightforward(shape)), ("torchmsaf", cases.fast(shape))):
+            for name, case in made.items():
                 call = case.call(state, backward)
                 cost = measure(call)
                 row: dict[str, Any] = {"shape": shape.name, "mode": _mode(state, backward), "implementation": name}
@@ -63,7 +64,7 @@ def _counts(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 row |= {"elementwise": cost.elementwise, "peak/N": peak_memory(call) / size, "saved/N": None}
                 if state == "train" and not backward:
                     features = [x.detach().requires_grad_() for x in case.features]
-                    row["saved/N"] = saved_bytes(case.module, features) / size
+                    row["saved/N"] = saved_bytes(case.module, features, **case.arguments) / size
                 yield row
 
 
@@ -99,17 +100,21 @@ def _overheads(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for threads in _threads(options):
         for shape in _shapes(options):
             for state, backward in (("eval", False), ("train", True)):
-                made = {
-                    "plain": cases.fast(shape, options.device),
-                    "masks": cases.fast(shape, options.device, masks=cases.some_masks(shape, options.device)),
-                    "presence": cases.fast(shape, options.device, present=cases.some_present(shape, options.device)),
-                    "identity_start": cases.fast(shape, options.device, identity_start=True),
-                }
+                made = {"plain": cases.fast(shape, options.device), **_variants(shape, options.device)}
                 rounds = _run({name: case.call(state, backward) for name, case in made.items()}, options, threads)
                 row: dict[str, Any] = {"shape": shape.name, "mode": _mode(state, backward), "threads": threads}
                 row["plain ms"] = rounds.milliseconds("plain")
                 row |= {name: asdict(rounds.ratio(name, "plain")) for name in made if name != "plain"}
                 yield row | _noise(rounds)
+
+
+def _variants(shape: Shape, device: str = "cpu") -> dict[str, cases.Case]:
+    """What may cost more than the plain module."""
+    return {
+        "masks": cases.fast(shape, device, masks=cases.some_masks(shape, device)),
+        "presence": cases.fast(shape, device, present=cases.some_present(shape, device)),
+        "identity_start": cases.fast(shape, device, identity_start=True),
+    }
 
 
 def _growth(options: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -207,7 +207,7 @@ def published_mmtm_flops(channels: Sequence[int], ratio: float, batch: int) -> i
     return 4 * batch * total * joint + 2 * batch * joint
 
 
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Operations(TorchDispatchMode):
     """Hands every operation that runs to ``record``; composite ones (seen in inference mode) in their parts."""
 
     def __init__(self, record: Callable[[Operation, tuple[Any, ...], dict[str, Any], Any], None]) -> None:
@@ -360,7 +360,7 @@ _ANSWERS = {aten._local_scalar_dense, aten.equal}
 # in-place operations that do not read what they write
 _OVERWRITES = {
     *("fill_", "zero_", "copy_", "bernoulli_", "uniform_", "normal_", "random_", "exponential_", "geometric_"),
-    *("log_normal_", "cauchy_", "arange", "eye"),
+    *("log_normal_", "cauchy_"),
 }
 # no arithmetic
 _MOVES = {

@@ -1,0 +1,1 @@
+"""Command-line arguments as YAML: the names of the options, and nothing else."""

@@ -1,0 +1,201 @@
+"""Compare fusion methods on the same networks, data and folds."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torchmsaf.analysis.table import Table
+from torchmsaf.backbones.by_rank import network_for
+from torchmsaf.data import Protocol, Samples, check_fold, fold_ids
+from torchmsaf.errors import DataError, ResultError, require
+from torchmsaf.experiments.methods import MethodChoice
+from torchmsaf.experiments.progress import progress
+from torchmsaf.experiments.results import ResultFolder, write_tables
+from torchmsaf.experiments.unit import Unit, run_unit
+from torchmsaf.tasks.network import FusedNetwork
+from torchmsaf.tasks.objective import Objective
+from torchmsaf.tasks.training import Recipe
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What to compare, on what.
+
+    Attributes:
+        title: of the table.
+        samples: the data.
+        protocol: the folds.
+        methods: the fusion methods.
+        seeds: one run a fold and seed.
+        recipe: the budget, the same for every network and method.
+        kind: classification, regression, or sentiment (regression in [-3, 3] with its customary classes).
+        networks: class path of a modality's network; others are chosen by rank.
+    """
+
+    title: str
+    samples: Samples
+    protocol: Protocol
+    methods: Sequence[MethodChoice]
+    seeds: Sequence[int] = (0, 1, 2)
+    recipe: Recipe = field(default_factory=Recipe)
+    kind: Literal["classification", "regression", "sentiment"] = "classification"
+    networks: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def objective(self) -> Objective:
+        """The loss and the metrics."""
+        return Objective(self.kind, self.samples.n_outputs)
+
+    @property
+    def trainings(self) -> int:
+        """How many networks are trained: two a modality and one a method, for each fold and seed."""
+        rows = 2 * len(self.samples.modalities) + len(self.methods)
+        return len(self.protocol.folds) * len(self.seeds) * rows
+
+    def check(self) -> None:
+        """Find what would fail later: leaks, unknown networks, options that a method does not take.
+
+        Raises:
+            DataError: the target does not fit the kind of task; networks are named for modalities that are not there.
+            ProtocolError: a fold leaks.
+            FusionInputError: a network or a method cannot be built.
+        """
+        if (self.kind != "classification") != self.samples.regression:
+            what = "numbers" if self.samples.regression else "classes"
+            raise DataError(f"{self.samples.name}: the target holds {what}, which does not fit {self.kind}")
+        if unknown := sorted(set(self.networks) - set(self.samples.modalities)):
+            raise DataError(
+                f"network given for {unknown[0]!r}; the modalities are {', '.join(self.samples.modalities)}"
+            )
+        for fold in self.protocol.folds:
+            check_fold(fold, self.samples)
+        shapes = {name: value.shape[1:] for name, value in self.samples.features.items()}
+        outputs = self.samples.n_outputs
+        networks = {
+            name: network_for(shape, outputs, class_path=self.networks.get(name)) for name, shape in shapes.items()
+        }
+        for choice in self.methods:
+            FusedNetwork(
+                networks, choice.name, outputs=outputs, options=choice.options, regression=self.samples.regression
+            )
+
+    def config(self) -> dict[str, Any]:
+        """What decides the results, as plain data."""
+        samples, protocol, objective = self.samples, self.protocol, self.objective
+        return {
+            "title": self.title,
+            "data": {
+                "name": samples.name,
+                "samples": len(samples),
+                "modalities": {name: list(value.shape[1:]) for name, value in samples.features.items()},
+                "classes": None if samples.classes is None else list(samples.classes),
+                "groups": None if samples.groups is None else len(set(samples.groups)),
+                "fingerprint": samples.fingerprint,
+            },
+            "protocol": {
+                "name": protocol.name,
+                "description": protocol.description,
+                "citation": protocol.citation,
+                "folds": len(protocol.folds),
+            },
+            "objective": {
+                "kind": objective.kind,
+                "score": objective.score,
+                "higher_is_better": objective.higher_is_better,
+                "epoch_chosen_by": "smallest validation loss of the task",
+            },
+            "methods": [asdict(choice) for choice in self.methods],
+            "networks": dict(self.networks),
+            "seeds": list(self.seeds),
+            "recipe": asdict(self.recipe),
+            "tuning": "none: every method has its published defaults and the same recipe",
+        }
+
+
+def compare(
+    comparison: Comparison, out: str | Path, *, resume: bool = False, jobs: int | None = None, accelerator: str = "cpu"
+) -> Table:
+    """Run a comparison, or the rest of it, and write its table.
+
+    Folds and seeds run side by side, one thread each. A killed run leaves a folder that ``resume`` goes on with.
+
+    Args:
+        comparison: what to compare.
+        out: the result folder.
+        resume: go on with what is there.
+        jobs: processes; None = as many as there are cores to use.
+        accelerator: of Lightning, "cpu", "gpu" or "auto".
+
+    Raises:
+        TorchmsafError: everything in :meth:`Comparison.check` before any training; ResultError when the folder cannot be
+            used, or when a training failed.
+    """
+    comparison.check()
+    splits = {str(fold.index): fold_ids(fold, comparison.samples) for fold in comparison.protocol.folds}
+    folder = ResultFolder.create(out, comparison.config(), splits, _versions(), resume=resume)
+    units = [
+        Unit(
+            folder=folder.path,
+            samples=comparison.samples,
+            fold=fold,
+            seed=seed,
+            methods=comparison.methods,
+            objective=comparison.objective,
+            recipe=comparison.recipe,
+            networks=comparison.networks,
+            accelerator=accelerator,
+        )
+        for seed in comparison.seeds
+        for fold in comparison.protocol.folds
+    ]
+    workers = min(_cores() if jobs is None else jobs, len(units))
+    with progress(folder.count, comparison.trainings):
+        _run(units, workers)
+    return write_tables(folder)
+
+
+def _run(units: Sequence[Unit], workers: int) -> None:
+    if workers <= 1:
+        for unit in units:
+            run_unit(unit)
+        return
+    joblib = require("joblib", "compare")
+    terminated = require("joblib.externals.loky.process_executor", "compare").TerminatedWorkerError
+    # one thread a process: more are many times slower when processes share the cores
+    with joblib.parallel_config("loky", n_jobs=workers, inner_max_num_threads=1):
+        try:
+            joblib.Parallel()(joblib.delayed(run_unit)(unit) for unit in units)
+        except terminated as error:
+            raise ResultError(
+                "a process was killed, most often because memory ran out: what is done is kept; go on with --resume and "
+                "fewer --jobs"
+            ) from error
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _versions() -> dict[str, Any]:
+    names = ("torchmsaf", "torch", "lightning", "torchmetrics", "numpy", "scikit-learn", "safetensors")
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {
+        "time": now,
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        **versions,
+    }

@@ -1,0 +1,71 @@
+"""Which methods a comparison runs, written as ``name`` or ``name:option=value,option=value``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torchmsaf.errors import FusionInputError, require
+from torchmsaf.fusion.registry import Stage, find_method, list_fusions
+
+
+@dataclass(frozen=True)
+class MethodChoice:
+    """One method with its options.
+
+    Attributes:
+        name: a registered name.
+        options: arguments of its class.
+    """
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def stage(self) -> Stage:
+        """Where it fuses."""
+        return find_method(self.name).stage
+
+    @property
+    def key(self) -> str:
+        """A name for files: unlike for unlike options."""
+        text = ",".join(f"{name}={value}" for name, value in sorted(self.options.items()))
+        return re.sub(r"[^A-Za-z0-9_.,=+-]", "_", f"{self.name}:{text}" if text else self.name).replace(":", "_")
+
+
+def parse_method(text: str) -> MethodChoice:
+    """Read ``msaf`` or ``msaf:identity_start=true,block_dropout=0.2``; values are YAML.
+
+    Raises:
+        FusionInputError: an unknown method, or options that cannot be read.
+    """
+    name, _, rest = text.partition(":")
+    find_method(name.strip())
+    yaml = require("yaml", "compare")
+    options = {}
+    for part in re.split(r",(?![^\[]*\])", rest) if rest else []:
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip():
+            raise FusionInputError(f"method {text!r}: expected name:option=value,option=value, got {part!r}")
+        options[key.strip()] = yaml.safe_load(value)
+    return MethodChoice(name.strip(), options)
+
+
+def choose_methods(texts: Sequence[str] | None, *, regression: bool) -> list[MethodChoice]:
+    """The methods asked for, or all that can do the task, MSAF with the paper's start and with an identity start.
+
+    Raises:
+        FusionInputError: a method twice, or one that cannot do regression.
+    """
+    if texts is None:
+        names = [method.name for method in list_fusions() if method.regression or not regression]
+        return [MethodChoice(name) for name in names] + [MethodChoice("msaf", {"identity_start": True})]
+    choices = [parse_method(text) for text in texts]
+    for k, choice in enumerate(choices):
+        if choice in choices[:k]:
+            raise FusionInputError(f"method {texts[k]!r} is given twice")
+        if regression and not find_method(choice.name).regression:
+            raise FusionInputError(f"method {choice.name!r} is for classification, and the target is a number")
+    return choices

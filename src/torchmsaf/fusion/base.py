@@ -1,0 +1,107 @@
+"""The contracts of the three stages of fusion.
+
+- *intermediate*: ``fusion(maps, masks=None, present=None) -> maps``, built from the channel counts it will meet.
+- *early*: ``fusion(vectors, present=None) -> (B, K)``, built from the widths of the feature vectors and K.
+- *late*: ``fusion(logits, present=None) -> (B, K)``, built from the number of modalities and the kind of task.
+
+A method that trains by a rule of its own overrides ``training_loss``; nobody else asks which method it is.
+"""
+
+# B batch, M modalities, K classes (1 in regression)
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from torchmsaf.errors import FusionInputError
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+class TrainingRule:
+    """How a fused network is trained. The default is the task's loss on the fused prediction."""
+
+    def training_loss(
+        self, prediction: Tensor, parts: Sequence[Tensor], target: Tensor, present: Tensor | None, criterion: Criterion
+    ) -> Tensor:
+        """The loss of one batch, a mean over its samples.
+
+        Args:
+            prediction: the fused prediction, ``(B, K)``.
+            parts: each network's own prediction, ``(B, K)`` a modality; empty where the networks make none.
+            target: ``(B,)`` class indices, or values in regression.
+            present: ``(B, M)`` booleans, or None = all.
+            criterion: the task's loss of ``(B, K)`` and target: cross-entropy, or squared error.
+        """
+        return criterion(prediction, target)
+
+
+class EarlyFusion(TrainingRule, nn.Module):
+    """Feature vectors of all modalities to one prediction.
+
+    Args:
+        widths: width of each modality's feature vector.
+        out_features: K.
+    """
+
+    def __init__(self, widths: Sequence[int], out_features: int) -> None:
+        super().__init__()
+        if not widths or min(widths) < 1:
+            raise FusionInputError(f"widths is one positive width a modality, got {tuple(widths)}")
+        self.widths = tuple(widths)
+        self.out_features = out_features
+
+    def read(self, vectors: Sequence[Tensor], present: Tensor | None) -> list[Tensor]:
+        """Check the vectors, and put zeros where a modality is absent, whatever was there."""
+        if len(vectors) != len(self.widths):
+            raise FusionInputError(f"expected {len(self.widths)} modalities (widths {self.widths}), got {len(vectors)}")
+        for m, (vector, width) in enumerate(zip(vectors, self.widths, strict=True)):
+            if vector.dim() != 2 or vector.shape[1] != width:
+                raise FusionInputError(f"modality {m}: expected (B, {width}), got {tuple(vector.shape)}")
+        if present is None:
+            return list(vectors)
+        check_flags(present, len(vectors[0]), len(vectors))
+        return [torch.where(present[:, m, None], vector, 0) for m, vector in enumerate(vectors)]
+
+
+class LateFusion(TrainingRule, nn.Module):
+    """Predictions of all modalities to one.
+
+    Args:
+        modalities: M.
+        regression: the predictions are values and not logits.
+    """
+
+    def __init__(self, modalities: int, *, regression: bool = False) -> None:
+        super().__init__()
+        if modalities < 1:
+            raise FusionInputError(f"modalities is a positive number, got {modalities}")
+        self.modalities = modalities
+        self.regression = regression
+
+    def read(self, logits: Sequence[Tensor], present: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Check and stack: logits ``(M, B, K)``, zeros where absent, and presence ``(M, B, 1)`` in their type."""
+        if len(logits) != self.modalities:
+            raise FusionInputError(f"expected the logits of {self.modalities} modalities, got {len(logits)}")
+        for m, z in enumerate(logits):
+            if z.dim() != 2 or z.shape != logits[0].shape:
+                raise FusionInputError(
+                    f"modality {m}: expected logits (B, K) = {tuple(logits[0].shape)} as modality 0, got {tuple(z.shape)}"
+                )
+        stacked = torch.stack(list(logits))
+        if present is None:
+            return stacked, torch.ones_like(stacked[..., :1])
+        check_flags(present, stacked.shape[1], self.modalities)
+        here = present.T.unsqueeze(2)
+        return torch.where(here, stacked, 0), here.to(stacked.dtype)
+
+
+def check_flags(present: Tensor, batch: int, modalities: int) -> None:
+    """Presence is ``(B, M)`` booleans."""
+    if present.dtype != torch.bool or tuple(present.shape) != (batch, modalities):
+        raise FusionInputError(
+            f"present: expected booleans (B, M) = {(batch, modalities)}, got {present.dtype} {tuple(present.shape)}"
+        )

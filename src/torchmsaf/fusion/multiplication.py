@@ -1,0 +1,24 @@
+"""Multiplication of predictions (late fusion)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from torchmsaf.errors import FusionInputError
+from torchmsaf.fusion.base import LateFusion
+
+
+class Multiplication(LateFusion):
+    """p ∝ product of p_m over the present modalities, which is the softmax of the summed logits (classification only)."""
+
+    def __init__(self, modalities: int, *, regression: bool = False) -> None:
+        super().__init__(modalities, regression=regression)
+        if regression:
+            raise FusionInputError("multiplication is of probabilities and has no meaning in regression; use averaging")
+
+    def forward(self, logits: Sequence[Tensor], *, present: Tensor | None = None) -> Tensor:
+        """Logits ``(B, K)`` a modality to their sum, ``(B, K)``."""
+        stacked, here = self.read(logits, present)
+        return (stacked * here).sum(0)

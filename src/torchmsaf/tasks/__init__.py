@@ -1,0 +1,1 @@
+"""Networks, a fusion, a loss and metrics as one trainable model."""

@@ -1,0 +1,146 @@
+"""Networks of several modalities with one fusion: late, early, or between their stages."""
+
+# B batch, M modalities, K outputs
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchmsaf.backbones.staged import StagedNetwork
+from torchmsaf.errors import FusionInputError
+from torchmsaf.fusion.averaging import Averaging
+from torchmsaf.fusion.base import Criterion, TrainingRule
+from torchmsaf.fusion.multiplication import Multiplication
+from torchmsaf.fusion.registry import create_fusion, find_method
+
+
+@dataclass(frozen=True)
+class Fused:
+    """What a fused network says of a batch.
+
+    Attributes:
+        prediction: ``(B, K)``.
+        parts: each network's own prediction, ``(B, K)``; empty for early fusion, whose networks make none.
+    """
+
+    prediction: Tensor
+    parts: tuple[Tensor, ...]
+
+
+class FusedNetwork(nn.Module):
+    """Networks of several modalities with one fusion method.
+
+    An intermediate method stands after every stage that all networks have, counted from the last; the networks'
+    predictions are multiplied then (their logits summed, as in the paper), or averaged in regression.
+
+    Args:
+        networks: one network a modality, in order. Their parameters keep their names under ``networks.<modality>.``
+        method: name of the method; None for a single network without fusion.
+        outputs: K.
+        options: arguments of the method.
+        regression: predictions are values.
+    """
+
+    def __init__(
+        self,
+        networks: Mapping[str, StagedNetwork],
+        method: str | None,
+        *,
+        outputs: int,
+        options: Mapping[str, Any] | None = None,
+        regression: bool = False,
+    ) -> None:
+        super().__init__()
+        for name in networks:
+            if not name or "." in name or hasattr(nn.ModuleDict(), name):
+                raise FusionInputError(f"modality name {name!r} cannot name a module; choose another, without dots")
+        self.networks = nn.ModuleDict(networks)
+        self.stage = None if method is None else find_method(method).stage
+        self.outputs = outputs
+        if method is None and len(networks) != 1:
+            raise FusionInputError(f"{len(networks)} networks need a fusion method")
+        if method is not None and regression and not find_method(method).regression:
+            raise FusionInputError(f"{method} is for classification; in regression use averaging, concat, mmtm or msaf")
+        arguments = dict(options or {})
+        nets = list(networks.values())
+        self.points = nn.ModuleList()
+        if self.stage == "intermediate" and method is not None:
+            shared = min(len(net.stages) for net in nets)
+            for back in range(shared, 0, -1):
+                self.points.append(create_fusion(method, channels=[net.channels[-back] for net in nets], **arguments))
+        rule: nn.Module
+        if self.stage == "late" and method is not None:
+            rule = create_fusion(method, modalities=len(nets), regression=regression, **arguments)
+        elif self.stage == "early" and method is not None:
+            rule = create_fusion(method, widths=[net.width for net in nets], out_features=outputs, **arguments)
+        else:
+            rule = (Averaging if regression else Multiplication)(len(nets), regression=regression)
+        self.decide = rule
+
+    def forward(self, inputs: Sequence[Tensor], present: Tensor | None = None) -> Fused:
+        """Predict.
+
+        Args:
+            inputs: ``(B, *shape)`` of each modality, in order. What is there of an absent modality is not read.
+            present: ``(B, M)`` booleans; None = all.
+        """
+        nets = self._nets()
+        rows = [None if present is None else present[:, m] for m in range(len(nets))]
+        maps = list(inputs)
+        for back in range(max(len(net.stages) for net in nets), 0, -1):
+            for m, net in enumerate(nets):
+                if back <= len(net.stages):
+                    maps[m] = _run(net.stages[-back], maps[m], rows[m])
+            if back <= len(self.points):
+                maps = self.points[-back](maps, present=present)
+        vectors = [_run(net.feature, x, here) for net, x, here in zip(nets, maps, rows, strict=True)]
+        if self.stage == "early":
+            return Fused(self.decide(vectors, present=present), ())
+        parts = [_run(net.head, v, here) for net, v, here in zip(nets, vectors, rows, strict=True)]
+        return Fused(self.decide(parts, present=present), tuple(parts))
+
+    def training_loss(self, fused: Fused, target: Tensor, present: Tensor | None, criterion: Criterion) -> Tensor:
+        """The loss of one batch by the method's own rule (:class:`torchmsaf.fusion.base.TrainingRule`)."""
+        rule = next(iter(self.points), self.decide)
+        if not isinstance(rule, TrainingRule):
+            return criterion(fused.prediction, target)
+        return rule.training_loss(fused.prediction, fused.parts, target, present, criterion)
+
+    def fusion_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters that the fusion adds to the networks."""
+        yield from self.points.parameters()
+        yield from self.decide.parameters()
+
+    def _nets(self) -> list[StagedNetwork]:
+        return [net for net in self.networks.values() if isinstance(net, StagedNetwork)]
+
+
+def _run(part: Any, x: Tensor, rows: Tensor | None) -> Tensor:
+    """Run a part of a network on the rows that have the modality; the others come out as zeros.
+
+    In training, absent rows are left out, so that batch norm never sees them. In evaluation rows do not meet.
+    """
+    if rows is None or not getattr(part, "training", False) or bool(rows.all()):
+        y: Tensor = part(x)
+        return y
+    if int(rows.sum()) < 2:  # no statistics of one row: use the running ones
+        with _evaluating(part):
+            y = part(x)
+        return torch.where(rows.view(-1, *[1] * (y.dim() - 1)), y, 0)
+    some: Tensor = part(x[rows])
+    return some.new_zeros(len(x), *some.shape[1:]).index_put((rows.nonzero()[:, 0],), some)
+
+
+@contextmanager
+def _evaluating(part: nn.Module) -> Iterator[None]:
+    part.eval()
+    try:
+        yield
+    finally:
+        part.train()

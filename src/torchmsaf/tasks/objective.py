@@ -1,0 +1,94 @@
+"""What is asked of a model: the loss, the metrics and the score that chooses epochs."""
+
+# B batch, K classes (1 in regression)
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchmsaf.errors import DataError, require
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A task's loss and metrics.
+
+    Attributes:
+        kind: classification; regression; or sentiment, a regression in [-3, 3] with its customary classes.
+        outputs: K.
+        mean: of the training targets; models train on ``(target - mean) / std``.
+        std: of the training targets.
+    """
+
+    kind: Literal["classification", "regression", "sentiment"]
+    outputs: int
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind != "classification" and self.outputs != 1:
+            raise DataError(f"{self.kind} has one output, got {self.outputs}")
+
+    @property
+    def regression(self) -> bool:
+        """Whether predictions are values."""
+        return self.kind != "classification"
+
+    @property
+    def score(self) -> str:
+        """The metric that a table is about."""
+        return "mae" if self.regression else "accuracy"
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a larger score is better."""
+        return not self.regression
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy of ``(B, K)`` logits, or squared error of the standardized target."""
+        if self.regression:
+            return F.mse_loss(prediction[:, 0], (target - self.mean) / self.std)
+        return F.cross_entropy(prediction, target)
+
+    def measure(self, prediction: Tensor, target: Tensor) -> dict[str, float]:
+        """All metrics of a whole part of the data, from its predictions ``(n, K)`` and targets ``(n,)``."""
+        values = {"loss": float(self.loss(prediction, target))}
+        if not self.regression:
+            functional = require("torchmetrics.functional.classification", "compare")
+            labels, k = prediction.argmax(1), self.outputs
+            values["accuracy"] = float(functional.multiclass_accuracy(labels, target, num_classes=k, average="micro"))
+            values["macro_f1"] = float(functional.multiclass_f1_score(labels, target, num_classes=k, average="macro"))
+            return values
+        functional = require("torchmetrics.functional", "compare")
+        value = prediction[:, 0] * self.std + self.mean
+        values["mae"] = float(functional.mean_absolute_error(value, target))
+        constant = bool(value.std() < 1e-9) or bool(target.std() < 1e-9)  # no correlation with a constant
+        values["pearson"] = float("nan") if constant else float(functional.pearson_corrcoef(value, target))
+        if self.kind == "sentiment":
+            values.update(sentiment_classes(value, target))
+        return values
+
+
+def sentiment_classes(value: Tensor, target: Tensor) -> dict[str, float]:
+    """The customary classes of a sentiment in [-3, 3], as MSAF's authors compute them.
+
+    acc2 is of the signs, without samples whose true sentiment is 0 and without predictions of exactly 0. f1 is of the signs
+    too, weighted by class, without samples whose true sentiment is 0; a prediction of exactly 0 is of neither class. acc7
+    is of both rounded to whole numbers (half to even) and kept in [-3, 3].
+    """
+    functional = require("torchmetrics.functional.classification", "compare")
+    seven = value.round().clamp(-3, 3) == target.round().clamp(-3, 3)
+    values = {"acc2": float("nan"), "f1": float("nan"), "acc7": float(seven.double().mean())}
+    told = target != 0
+    answer, truth = value[told].sign(), target[told].sign()
+    if bool((answer != 0).any()):
+        values["acc2"] = float((answer == truth)[answer != 0].double().mean())
+    if len(truth):
+        scores = functional.multiclass_f1_score((answer + 1).long(), (truth + 1).long(), num_classes=3, average="none")
+        share = float((truth > 0).double().mean())
+        values["f1"] = float(scores[2]) * share + float(scores[0]) * (1 - share)
+    return values

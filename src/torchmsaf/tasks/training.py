@@ -1,0 +1,175 @@
+"""Train a fused network with Lightning; the best epoch on validation is kept."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from torchmsaf.tasks.batches import Batch, Part, training_batches
+from torchmsaf.tasks.network import FusedNetwork
+from torchmsaf.tasks.objective import Objective
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How every network and method is trained.
+
+    Attributes:
+        epochs: at most so many.
+        patience: stop after so many epochs without a better validation loss.
+        batch_size: samples a batch.
+        learning_rate: of Adam.
+        weight_decay: of Adam.
+    """
+
+    epochs: int = 20
+    patience: int = 5
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training came to.
+
+    Attributes:
+        validation: metrics of the kept epoch on validation.
+        epochs: epochs trained.
+        best_epoch: the kept epoch; 0 = before training.
+        seconds: wall time.
+    """
+
+    validation: dict[str, float]
+    epochs: int
+    best_epoch: int
+    seconds: float
+
+
+class FusionTask(lightning.LightningModule):
+    """A fused network, its loss and its optimizer.
+
+    Args:
+        network: what is trained.
+        objective: the loss.
+        recipe: the optimizer's settings.
+    """
+
+    def __init__(self, network: FusedNetwork, objective: Objective, recipe: Recipe) -> None:
+        super().__init__()
+        self.network, self.objective, self.recipe = network, objective, recipe
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """The loss of one batch."""
+        inputs, target, present = batch
+        here = None if bool(present.all()) else present
+        return self.network.training_loss(self.network(inputs, here), target, here, self.objective.loss)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam on everything that is not frozen."""
+        parameters = [p for p in self.network.parameters() if p.requires_grad]
+        return torch.optim.Adam(
+            parameters, lr=self.recipe.learning_rate, weight_decay=self.recipe.weight_decay, foreach=True
+        )
+
+
+class KeepBest(lightning.Callback):
+    """Measure validation before training and after each epoch, keep the best state, stop when patience is over."""
+
+    def __init__(self, validation: Part, objective: Objective, patience: int) -> None:
+        self.validation, self.objective, self.patience = validation, objective, patience
+        self.metrics: dict[str, float] = {"loss": float("inf")}
+        self.state: dict[str, Any] = {}
+        self.best_epoch = self.epochs = 0
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Epoch 0: what the network can do before training."""
+        self._measure(trainer, module, 0)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """After each epoch."""
+        self._measure(trainer, module, trainer.current_epoch + 1)
+
+    def _measure(self, trainer: lightning.Trainer, module: lightning.LightningModule, epoch: int) -> None:
+        self.epochs = epoch
+        network: Any = module.network
+        metrics = evaluate(network, self.validation, self.objective)
+        if not self.state or metrics["loss"] < self.metrics["loss"]:
+            self.metrics, self.best_epoch = metrics, epoch
+            self.state = copy.deepcopy(network.state_dict())
+        if epoch - self.best_epoch >= self.patience:
+            trainer.should_stop = True
+
+
+def train(
+    network: FusedNetwork,
+    training: Part,
+    validation: Part,
+    objective: Objective,
+    recipe: Recipe,
+    *,
+    order_seed: int,
+    accelerator: str = "cpu",
+) -> Trained:
+    """Train, and leave the network in its best epoch on validation (the smallest loss of the task).
+
+    Args:
+        network: is modified.
+        training: samples to learn from.
+        validation: samples that choose the epoch.
+        objective: the loss and the metrics.
+        recipe: the budget, the same for all that are compared.
+        order_seed: of the batches' order.
+        accelerator: of Lightning, "cpu", "gpu" or "auto".
+    """
+    start = time.perf_counter()
+    best = KeepBest(validation, objective, recipe.patience)
+    loader = training_batches(training, recipe.batch_size, order_seed)
+    with warnings.catch_warnings():
+        # batches are made in memory: loading them in worker processes would only cost time
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # Lightning 2.6 with torch 2.15: a name of torch's that Lightning still uses
+        warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+        warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+        quiet = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+        level = quiet.level
+        quiet.setLevel(logging.ERROR)
+        try:
+            trainer = lightning.Trainer(
+                max_epochs=recipe.epochs, accelerator=accelerator, devices=1, barebones=True, callbacks=[best]
+            )
+            trainer.fit(FusionTask(network, objective, recipe), loader)
+        finally:
+            quiet.setLevel(level)
+    network.cpu()
+    network.load_state_dict(best.state)
+    network.eval()
+    return Trained(best.metrics, best.epochs, best.best_epoch, time.perf_counter() - start)
+
+
+@torch.no_grad()
+def predict(network: FusedNetwork, part: Part, *, batch_size: int = 1024) -> Tensor:
+    """Predictions of all samples, ``(n, K)``, in evaluation mode; the mode is put back."""
+    mode = network.training
+    device = next(network.parameters()).device
+    network.eval()
+    outputs = []
+    for rows in torch.arange(len(part)).split(batch_size):
+        inputs, _, present = part[rows.tolist()]
+        here = None if bool(present.all()) else present.to(device)
+        outputs.append(network([x.to(device) for x in inputs], here).prediction.cpu())
+    network.train(mode)
+    return torch.cat(outputs)
+
+
+def evaluate(network: FusedNetwork, part: Part, objective: Objective) -> dict[str, float]:
+    """All metrics of a part."""
+    return objective.measure(predict(network, part), part.target)
