@@ -30,7 +30,7 @@ from torchmsaf.ops.checks import (
 from torchmsaf.ops.normalize import JointNorm, normalize_joint
 from torchmsaf.ops.published import read_published
 from torchmsaf.ops.recalibrate import Rescale, recalibrate
-from torchmsaf.ops.support import Support, make_support
+from torchmsaf.ops.support import Support, blank, make_supports
 
 
 class BlockDropout(nn.Module):
@@ -87,14 +87,17 @@ class SegmentLinear(nn.Module):
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(q, B, in)`` to ``(q, B, *out)``."""
-        weight, bias = self.weight.flatten(1, -2).to(x.dtype), self.bias.flatten(1).to(x.dtype)
-        if x.shape[0] == 1:
-            y = F.linear(x[0], weight[0], bias[0]).unsqueeze(0)
+        """``(B, in)`` to ``(B, *out)``, or with several segments ``(q, B, in)`` to ``(q, B, *out)``."""
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
+        if weight.dtype != x.dtype:
+            weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+        out = bias.shape[1:]
+        if len(bias) == 1:
+            y = F.linear(x, weight.view(-1, x.shape[-1]), bias.view(-1))
         else:
-            y = torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
-        shaped: Tensor = y.unflatten(2, self.bias.shape[1:])
-        return shaped
+            y = torch.baddbmm(bias.view(len(bias), 1, -1), x, weight.view(len(bias), -1, x.shape[-1]).transpose(1, 2))
+        return y if len(out) == 1 else y.view(*y.shape[:-1], *out)
 
 
 class MSAF(nn.Module):
@@ -195,22 +198,21 @@ class MSAF(nn.Module):
             FusionInputError: features, masks or presence do not fit this module or each other; a sequence is shorter
                 than ``segments``; batch norm is to train on a batch of one.
         """
-        descriptors, supports, rescale = self._pool(features, masks, present)
-        batch = descriptors[0].shape[1]
-        if self.norm.training and isinstance(self.norm, nn.BatchNorm1d) and batch < 2:
+        descriptors, alive, rescale = self._pool(features, masks, present)
+        batch = descriptors[0].shape[-2]
+        if self.norm.training and batch < 2 and isinstance(self.norm, nn.BatchNorm1d):
             raise FusionInputError(
                 f"batch norm cannot train on a batch of {batch}: use MSAF(..., norm='layer'), or batches of two and more "
                 "(drop_last=True in the loader), or .eval()"
             )
         with _full_precision(descriptors[0]):
             # Split (Sec. 3, Fig. 2a). The maps are pooled first and summed after: Eqs. 1 and 2 are both sums.
-            blocks = split_blocks(descriptors, self.block_channels)  # (q, B, N, C)
+            blocks = self._split(descriptors, alive)  # (…, B, N, C)
             keep = self.block_dropout.mask(blocks)
             # Join
-            joint = self._join(blocks if keep is None else blocks * keep, supports, training=self.norm.training)
+            joint = self._join(blocks if keep is None else blocks * keep, alive, training=self.norm.training)
             # Highlight
-            logits = self.highlight(joint)  # Eq. 4: U, (q, B, N, C)
-            gate = self._soften(logits, self._alive(supports))
+            gate = self._soften(self.highlight(joint), alive)  # Eqs. 4 and 5
             gates = merge_blocks(gate if keep is None else gate * keep, self.channels)
         return rescale(gates)  # Eq. 6
 
@@ -231,11 +233,12 @@ class MSAF(nn.Module):
             masks: as in :meth:`forward`.
             present: as in :meth:`forward`.
         """
-        descriptors, supports, _ = self._pool(features, masks, present)
+        descriptors, alive, _ = self._pool(features, masks, present)
         with _full_precision(descriptors[0]):
-            joint = self._join(split_blocks(descriptors, self.block_channels), supports, training=False)
-            attention = block_attention(self.highlight(joint), self._alive(supports))
-        return list(attention.transpose(0, 1).split(self.blocks, dim=2))
+            joint = self._join(self._split(descriptors, alive), alive, training=False)
+            attention = block_attention(self.highlight(joint), self._of_blocks(alive))
+        attention = attention.unsqueeze(1) if self.segments == 1 else attention.transpose(0, 1)
+        return list(attention.split(self.blocks, dim=2))
 
     @classmethod
     def from_published(
@@ -290,44 +293,57 @@ class MSAF(nn.Module):
             f"identity_start={self.identity_start}"
         )
 
+    # Inside, tensors are (B, …) for one segment and (q, B, …) for several: a batched product needs q first.
+
     def _pool(
         self, features: Sequence[Tensor], masks: Sequence[Tensor | None] | None, present: Tensor | None
-    ) -> tuple[list[Tensor], list[Support | None], Rescale]:
-        """Check everything, and pool: descriptors ``(q, B, C_m)``, what is real, and the function that scales the maps."""
-        maps = check_features(features, self.channels, self.join.weight)
+    ) -> tuple[list[Tensor], Tensor | None, Rescale]:
+        """Check everything, and pool: descriptors ``(…, B, C_m)``, which are alive ``(…, B, M)``, and the scaling."""
+        weight = self.join.weight
+        maps = check_features(features, self.channels, weight)
         dims = check_segments(maps, self.segments, self.segment_dim)
-        dtype = torch.float64 if self.join.weight.dtype == torch.float64 else torch.float32
-        real = zip(maps, check_masks(masks, maps), check_present(present, maps), dims, strict=True)
-        supports = [
-            make_support(x, mask, here, segments=self.segments, segment_dim=dim, dtype=dtype)
-            for x, mask, here, dim in real
-        ]
-        descriptors, rescale = recalibrate(maps, supports, segments=self.segments, segment_dims=dims, dtype=dtype)
-        return descriptors, supports, rescale
-
-    def _join(self, blocks: Tensor, supports: Sequence[Support | None], *, training: bool) -> Tensor:
-        """Eqs. 1-3: G, the sum of all blocks, then Z = ReLU(BN(W_Z G + b_Z)); ``(q, B, N, C)`` to ``(q, B, C')``."""
-        joint = self.join(blocks.sum(2)).transpose(0, 1)
+        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        supports: list[Support | None] = [None] * len(maps)
         alive = None
-        if all(support is not None for support in supports):  # else some modality is there in every row
-            alive = torch.stack([support.alive for support in supports if support is not None]).any(0).transpose(0, 1)
-        return F.relu(normalize_joint(self.norm, joint, alive, training=training)).transpose(0, 1)
+        if masks is not None or present is not None:
+            real, present = check_masks(masks, maps), check_present(present, maps)
+            q = self.segments
+            supports, alive = make_supports(maps, real, present, segments=q, segment_dims=dims, dtype=dtype)
+        descriptors, rescale = recalibrate(maps, supports, segments=self.segments, segment_dims=dims, dtype=dtype)
+        return descriptors, alive, rescale
 
-    def _alive(self, supports: Sequence[Support | None]) -> Tensor | None:
-        """Which blocks take part in the softmax, ``(q, B, N, 1)``; None = all."""
-        known = next((support for support in supports if support is not None), None)
-        if known is None:
-            return None
-        everywhere = torch.ones_like(known.alive)
-        alive = [everywhere if support is None else support.alive for support in supports]
-        return torch.cat([a.expand(-1, -1, n) for a, n in zip(alive, self.blocks, strict=True)], dim=2).unsqueeze(3)
+    def _split(self, descriptors: Sequence[Tensor], alive: Tensor | None) -> Tensor:
+        """Blocks ``(…, B, N, C)``, zeros where a modality is absent."""
+        blocks = split_blocks(descriptors, self.block_channels)
+        here = self._of_blocks(alive)
+        return blocks if here is None else blank(blocks, here)
+
+    def _join(self, blocks: Tensor, alive: Tensor | None, *, training: bool) -> Tensor:
+        """Eqs. 1-3: G, the sum of all blocks, then Z = ReLU(BN(W_Z G + b_Z)); ``(…, B, C')``."""
+        joint = self.join(blocks.sum(-2))
+        rows = None if alive is None else alive.any(-1)
+        if self.segments == 1:
+            rows = None if rows is None else rows.unsqueeze(1)
+            return F.relu(normalize_joint(self.norm, joint, rows, training=training))
+        rows = None if rows is None else rows.T
+        flat = normalize_joint(self.norm, joint.transpose(0, 1).flatten(1), rows, training=training)
+        return F.relu(flat).view(flat.shape[0], self.segments, -1).transpose(0, 1)
 
     def _soften(self, logits: Tensor, alive: Tensor | None) -> Tensor:
-        """Eqs. 5 and 6: the gate λ + (1 - λ) A, or λ + (1 - λ) n A with the identity start."""
-        attention = (relative_attention if self.identity_start else block_attention)(logits, alive)
+        """The gate λ + (1 - λ) A, or λ + (1 - λ) n A with the identity start; ``(…, B, N, C)``."""
+        attend = relative_attention if self.identity_start else block_attention
+        attention = attend(logits, self._of_blocks(alive))
         if self.min_attention == 0.0:
             return attention
         return torch.lerp(attention, attention.new_ones(()), self.min_attention)
+
+    def _of_blocks(self, alive: Tensor | None) -> Tensor | None:
+        """``(…, B, M)`` of the modalities as ``(…, B, N, 1)`` of their blocks."""
+        if alive is None:
+            return None
+        return torch.cat([alive[..., m, None].expand(*alive.shape[:-1], n) for m, n in enumerate(self.blocks)], -1)[
+            ..., None
+        ]
 
 
 def _make_norm(norm: str, segments: int, joint: int) -> JointNorm:

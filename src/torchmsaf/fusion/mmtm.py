@@ -16,7 +16,7 @@ from torchmsaf.errors import FusionInputError
 from torchmsaf.fusion.base import TrainingRule
 from torchmsaf.ops.checks import check_channels, check_features, check_masks, check_present
 from torchmsaf.ops.recalibrate import recalibrate
-from torchmsaf.ops.support import make_support
+from torchmsaf.ops.support import make_supports
 
 
 class MMTM(TrainingRule, nn.Module):
@@ -72,8 +72,12 @@ class MMTM(TrainingRule, nn.Module):
         """
         maps = check_features(features, self.channels, self.squeeze.weight)
         dtype = torch.float64 if self.squeeze.weight.dtype == torch.float64 else torch.float32
-        real = zip(maps, check_masks(masks, maps), check_present(present, maps), strict=True)
-        supports = [make_support(x, mask, here, segments=1, segment_dim=2, dtype=dtype) for x, mask, here in real]
-        descriptors, rescale = recalibrate(maps, supports, segment_dims=[2] * len(maps), dtype=dtype)
-        joint = torch.relu(self.squeeze(torch.cat(descriptors, dim=2).to(self.squeeze.weight.dtype)))
-        return rescale([self.gate_scale * torch.sigmoid(layer(joint)) for layer in self.excite])
+        real, here = check_masks(masks, maps), check_present(present, maps)
+        dims = [2] * len(maps)
+        supports, alive = make_supports(maps, real, here, segments=1, segment_dims=dims, dtype=dtype)
+        descriptors, rescale = recalibrate(maps, supports, segment_dims=dims, dtype=dtype)
+        absent = [None if alive is None else ~alive[:, m, None] for m in range(len(maps))]
+        descriptors = [d if a is None else d.masked_fill(a, 0) for d, a in zip(descriptors, absent, strict=True)]
+        joint = torch.relu(self.squeeze(torch.cat(descriptors, dim=1).to(self.squeeze.weight.dtype)))
+        gates = [self.gate_scale * torch.sigmoid(layer(joint)) for layer in self.excite]
+        return rescale([g if a is None else g.masked_fill(a, 0) for g, a in zip(gates, absent, strict=True)])

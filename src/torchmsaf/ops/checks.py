@@ -127,10 +127,10 @@ def check_masks(masks: Sequence[Tensor | None] | None, features: Sequence[Tensor
     return list(masks)
 
 
-def check_present(present: Tensor | None, features: Sequence[Tensor]) -> list[Tensor | None]:
-    """``(B, M)`` booleans as one ``(B,)`` a modality."""
+def check_present(present: Tensor | None, features: Sequence[Tensor]) -> Tensor | None:
+    """``(B, M)`` booleans, or None."""
     if present is None:
-        return [None] * len(features)
+        return None
     expected = (features[0].shape[0], len(features))
     if not isinstance(present, Tensor) or present.dtype != torch.bool:
         kind = present.dtype if isinstance(present, Tensor) else type(present).__name__
@@ -141,4 +141,4 @@ def check_present(present: Tensor | None, features: Sequence[Tensor]) -> list[Te
         )
     if present.device != features[0].device:
         raise FusionInputError(f"present: expected device {features[0].device}, got {present.device}")
-    return list(present.unbind(1))
+    return present

@@ -14,28 +14,27 @@ JointNorm = nn.BatchNorm1d | nn.SyncBatchNorm | nn.GroupNorm
 
 
 def normalize_joint(norm: JointNorm, z: Tensor, alive: Tensor | None, *, training: bool) -> Tensor:
-    """Normalize ``(B, q, C')`` with a norm of q·C' features.
+    """Normalize ``(B, q·C')`` with a norm of q·C' features, segment-major.
 
     Batch norm in training takes its statistics from the rows that hold data. Synchronized batch norm cannot: rows that
     hold nothing enter it as the constant they are.
 
     Args:
         norm: ``BatchNorm1d``, ``SyncBatchNorm``, or ``GroupNorm`` with a group a segment.
-        z: ``(B, q, C')``.
-        alive: ``(B, q, 1)`` booleans, True where the segment of a sample holds data; None = everywhere.
+        z: ``(B, q·C')``.
+        alive: ``(B, q)`` booleans, True where the segment of a sample holds data; None = everywhere.
         training: whether batch norm uses and updates the statistics of this batch.
     """
-    flat = z.flatten(1)
+    same_type = norm.weight is None or norm.weight.dtype == z.dtype
+    if same_type and training == norm.training and (not training or isinstance(norm, nn.SyncBatchNorm) or _all(alive)):
+        normalized: Tensor = norm(z)
+        return normalized
     weight, bias = (None if p is None else p.to(z.dtype) for p in (norm.weight, norm.bias))
     if isinstance(norm, nn.GroupNorm):
-        return F.group_norm(flat, norm.num_groups, weight, bias, norm.eps).view_as(z)
+        return F.group_norm(z, norm.num_groups, weight, bias, norm.eps)
     if not training and norm.running_mean is not None and norm.running_var is not None:
         mean, variance = norm.running_mean.to(z.dtype), norm.running_var.to(z.dtype)
-        return F.batch_norm(flat, mean, variance, weight, bias, False, 0.0, norm.eps).view_as(z)
-    if isinstance(norm, nn.SyncBatchNorm) or (norm.weight.dtype == z.dtype and _all(alive)):
-        normalized: Tensor = norm(flat)
-        return normalized.view_as(z)
-    alive = torch.ones_like(z[..., :1], dtype=torch.bool) if alive is None else alive
+        return F.batch_norm(z, mean, variance, weight, bias, False, 0.0, norm.eps)
     return _batch_norm_of_rows(norm, z, alive)
 
 
@@ -48,11 +47,13 @@ def _all(alive: Tensor | None) -> bool:
     return bool(alive.all())
 
 
-def _batch_norm_of_rows(norm: nn.BatchNorm1d, z: Tensor, alive: Tensor) -> Tensor:
+def _batch_norm_of_rows(norm: nn.BatchNorm1d | nn.SyncBatchNorm, flat: Tensor, alive: Tensor | None) -> Tensor:
     """Batch norm in training over the rows that hold data; equal to ``norm`` when all of them do.
 
     A segment in which fewer than two samples hold data has no variance: it leaves the running statistics as they are.
     """
+    alive = flat.new_ones(flat.shape[0], 1, dtype=torch.bool) if alive is None else alive
+    z, alive = flat.view(flat.shape[0], alive.shape[1], -1), alive.unsqueeze(2)  # (B, q, C'), (B, q, 1)
     weight = alive.to(z.dtype)
     count = weight.sum(0)  # (q, 1)
     real = torch.where(alive, z, z.new_zeros(()))
@@ -67,5 +68,7 @@ def _batch_norm_of_rows(norm: nn.BatchNorm1d, z: Tensor, alive: Tensor) -> Tenso
             for running, value in ((norm.running_mean, mean), (norm.running_var, unbiased)):
                 old = running.view_as(value).to(value.dtype)
                 running.copy_((old + step * (value - old)).flatten())
-    scale, shift = norm.weight.view_as(mean).to(z.dtype), norm.bias.view_as(mean).to(z.dtype)
-    return (real - mean) * torch.rsqrt(variance + norm.eps) * scale + shift
+    z = (real - mean) * torch.rsqrt(variance + norm.eps)
+    if norm.affine:
+        z = z * norm.weight.view_as(mean).to(z.dtype) + norm.bias.view_as(mean).to(z.dtype)
+    return z.flatten(1)

@@ -1,7 +1,7 @@
 """The two passes over the maps that every channel-gating fusion makes: pool all positions, scale all channels.
 
-:func:`recalibrate` pools each map to one descriptor a channel and segment, and returns the function that scales the maps
-by one gate a channel and segment. Both ends belong together: written apart, autograd walks each map five more times.
+:func:`recalibrate` pools each map to one descriptor a channel and segment, and returns the function that scales the
+maps by one gate a channel and segment. Both ends belong together: written apart, autograd walks each map five more times.
 
 Under ``torch.compile``, ``torch.export`` and ``torch.func`` the same equations run as plain operations, which those
 tools fuse or transform themselves.
@@ -12,7 +12,6 @@ tools fuse or transform themselves.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,8 +22,7 @@ from torchmsaf.ops.support import (
     Support,
     blank,
     blank_,
-    join_segments,
-    keep_bits,
+    blank_fast,
     plain_operations_only,
     segment_of_steps,
     segment_views,
@@ -32,6 +30,9 @@ from torchmsaf.ops.support import (
 )
 
 Rescale = Callable[[Sequence[Tensor]], list[Tensor]]
+
+# maps of fewer elements take the route with fewer operations, larger ones the one with fewer passes
+_SMALL = 1 << 15
 
 
 def recalibrate(
@@ -44,6 +45,9 @@ def recalibrate(
 ) -> tuple[list[Tensor], Rescale]:
     """Pool every map, and get the function that scales it.
 
+    What the descriptor of an absent modality holds is not defined, and neither is the gradient of its gate: the caller
+    replaces both by zeros (``torch.where``, ``masked_fill``), so that nothing comes through.
+
     Args:
         features: maps ``(B, C_m, *positions)``.
         supports: what is real in each map; None = everything.
@@ -52,16 +56,16 @@ def recalibrate(
         dtype: the type of the descriptors.
 
     Returns:
-        The mean over the real positions of each segment, ``(q, B, C_m)`` a modality, zeros where nothing is real; and
+        The mean over the real positions, ``(B, C_m)`` a modality, or ``(q, B, C_m)`` for several segments; and
         ``rescale(gates)``, which takes gates of these shapes and gives the scaled maps, zeros where nothing is real.
     """
     maps = tuple(_Map(segments, dim, support, dtype) for dim, support in zip(segment_dims, supports, strict=True))
     if plain_operations_only():
+        pooled = [m.pool_plain(x) for m, x in zip(maps, features, strict=True)]
+        return pooled, lambda gates: [m.scale_plain(x, g) for m, x, g in zip(maps, features, gates, strict=True)]
+    if not torch.is_grad_enabled():
         pooled = [m.pool(x) for m, x in zip(maps, features, strict=True)]
         return pooled, lambda gates: [m.scale(x, g) for m, x, g in zip(maps, features, gates, strict=True)]
-    if not torch.is_grad_enabled():
-        pooled = [m.pool_fast(x) for m, x in zip(maps, features, strict=True)]
-        return pooled, lambda gates: [m.scale_fast(x, g) for m, x, g in zip(maps, features, gates, strict=True)]
     results = _Pool.apply(maps, *features)
     carriers = results[len(maps) :]
 
@@ -71,143 +75,142 @@ def recalibrate(
     return list(results[: len(maps)]), rescale
 
 
-@dataclass(frozen=True)
 class _Map:
-    """How one map is cut and which of it is real; the operations on it.
+    """One map's operations, for one call: how it is cut, and which of it is real.
 
-    The plain operations are differentiable. The fast ones give the same numbers without autograd and are made for a CPU:
-    they write where they can, and use batch norm's kernels, which read a map row by row without a temporary.
+    ``pool``, ``scale``, ``gate_grad`` and ``input_grad`` run without autograd and are made for a CPU: they write where they
+    can, and use batch norm's kernels, which read a map row by row without a temporary.
     """
 
-    segments: int
-    dim: int
-    support: Support | None
-    dtype: torch.dtype
+    def __init__(self, segments: int, dim: int, support: Support | None, dtype: torch.dtype) -> None:
+        self.segments, self.dim, self.support, self.dtype = segments, dim, support, dtype
+        self.masked = support is not None and support.count is not None
+        self.real: Tensor | None = None  # a masked map with zeros in place, from pool to scale
 
-    def pool(self, x: Tensor) -> Tensor:
-        """Mean over the real positions, ``(q, B, C)``."""
-        if self.support is not None and not self.support.whole:
+    def pool_plain(self, x: Tensor) -> Tensor:
+        """:meth:`pool` in differentiable operations that hold for every length."""
+        if self.support is not None and self.support.count is not None:
             return (
                 sum_segments(blank(x, self.support.keep).to(self.dtype), self.segments, self.dim) / self.support.count
             )
         sizes = sum_segments(torch.ones_like(x[:1, :1], dtype=self.dtype), self.segments, self.dim)
-        pooled = sum_segments(x.to(self.dtype), self.segments, self.dim) / sizes
-        return pooled if self.support is None else blank(pooled, self.support.alive)
+        return sum_segments(x.to(self.dtype), self.segments, self.dim) / sizes
 
-    def scale(self, x: Tensor, gate: Tensor) -> Tensor:
-        """One gate a channel and segment, ``(q, B, C)``, times the map; zeros where nothing is real."""
-        gate = gate.to(x.dtype).permute(1, 2, 0)  # (B, C, q)
+    def scale_plain(self, x: Tensor, gate: Tensor) -> Tensor:
+        """:meth:`scale` in differentiable operations that hold for every length."""
+        gate = gate.to(x.dtype)
         if self.segments > 1:
-            gate = gate.index_select(2, segment_of_steps(x.shape[self.dim], self.segments, x.device))
-        gate = gate[(...,) + (None,) * (x.dim() - 3)].movedim(2, self.dim) if x.dim() > 2 else gate[..., 0]
+            steps = segment_of_steps(x.shape[self.dim], self.segments, x.device)
+            gate = gate.permute(1, 2, 0).index_select(2, steps)[(...,) + (None,) * (x.dim() - 3)].movedim(2, self.dim)
+        else:
+            gate = gate[(...,) + (None,) * (x.dim() - 2)]
         y = x * gate
         return y if self.support is None else blank(y, self.support.keep)
 
-    def pool_fast(self, x: Tensor) -> Tensor:
-        """:meth:`pool` without autograd."""
-        if self.support is None:
+    def pool(self, x: Tensor) -> Tensor:
+        """Mean over the real positions."""
+        if self.support is None or self.support.count is None:
             return self._reduce(x, mean=True)
-        if self.support.whole:
-            return blank(self._reduce(x, mean=True), self.support.alive)
-        real = blank_(x.clone(), keep_bits(self.support.keep, x.dtype))
-        return self._reduce(real, mean=False) / self.support.count
+        self.real = blank_fast(x, self.support.keep)
+        return self._reduce(self.real, mean=False) / self.support.count
 
-    def scale_fast(self, x: Tensor, gate: Tensor) -> Tensor:
-        """:meth:`scale` without autograd."""
-        y = torch.empty_like(x)
-        views = segment_views(x, self.segments, self.dim)
-        outs = segment_views(y, self.segments, self.dim)
-        for view, part, out in zip(views, self._gates(gate.to(x.dtype), views), outs, strict=True):
-            torch.mul(view, part, out=out)
-        return self._blank_(y)
+    def scale(self, x: Tensor, gate: Tensor) -> Tensor:
+        """One gate a channel and segment times the map; zeros where nothing is real."""
+        gate = gate if gate.dtype == x.dtype else gate.to(x.dtype)
+        if self.real is not None:  # the zeros are there already
+            y, self.real = self.real, None
+            for out, part in zip(*self._cut(y, gate), strict=True):
+                out.mul_(part)
+            return y
+        if self.segments == 1:
+            y = x * self._beside(x, gate)
+        else:
+            y = torch.empty_like(x)
+            views, parts = self._cut(x, gate)
+            for view, part, out in zip(views, parts, segment_views(y, self.segments, self.dim), strict=True):
+                torch.mul(view, part, out=out)
+        return blank_(y, self.support)
 
     def gate_grad(self, gy: Tensor, x: Tensor) -> Tensor:
-        """Sum over the real positions of ``gy * x``, ``(q, B, C)``: the gradient of the gate."""
+        """Sum over the real positions of ``gy * x``: the gradient of the gate."""
         if torch.is_grad_enabled():  # somebody differentiates the gradient
-            product = gy * x if self.support is None else blank(gy * x, self.support.keep)
-            product = self._reduce(product, mean=False)
-        elif self._rows(x, gy) and self._masks_nothing():
-            rows, zeros, ones = self._row_constants(x)
-            product = torch.ops.aten.native_batch_norm_backward(
-                gy.reshape(rows), x.reshape(rows), None, zeros, ones, None, None, False, 0.0, [False, True, False]
+            return self._reduce(gy * x if self.support is None else blank(gy * x, self.support.keep), mean=False)
+        if not self.masked and self._is_rows(x) and gy.is_contiguous():
+            rows = (1, x.shape[0] * x.shape[1], -1)
+            zeros, ones = x.new_zeros(rows[1]), x.new_ones(rows[1])
+            product: Tensor = torch.ops.aten.native_batch_norm_backward(
+                gy.view(rows), x.view(rows), None, zeros, ones, None, None, False, 0.0, [False, True, False]
             )[1]
-            product = product.view(x.shape[0], x.shape[1], self.segments).permute(2, 0, 1)
-        else:
-            product = gy * x
-            if not self._masks_nothing():
-                self._blank_(product)
-            product = self._reduce(product, mean=False)
-        return product if self.support is None else blank(product, self.support.alive)
+            return product.view(x.shape[:2])
+        product = gy * x
+        return self._reduce(blank_(product, self.support) if self.masked else product, mean=False)
 
     def input_grad(self, gy: Tensor, gate: Tensor, pooled_grad: Tensor) -> Tensor:
         """``gy * gate + pooled_grad / R`` where the map is real: the gradient of the map."""
         gate, shift = gate.to(gy.dtype), self._spread(pooled_grad, gy).to(gy.dtype)
-        views = segment_views(gy, self.segments, self.dim)
         if torch.is_grad_enabled():
-            parts = zip(views, self._gates(gate, views), self._gates(shift, views), strict=True)
-            gx = join_segments([view * g + s for view, g, s in parts], self.segments, self.dim)
+            gx = self.scale_plain(gy, gate) + self.scale_plain(torch.ones_like(gy), shift)
             return gx if self.support is None else blank(gx, self.support.keep)
-        if self._rows(gy, gy):
-            rows, zeros, ones = self._row_constants(gy)
-            weight, bias = (t.permute(1, 2, 0).reshape(-1) for t in (gate, shift))
-            gx = F.batch_norm(gy.reshape(rows), zeros, ones, weight, bias, False, 0.0, 0.0).view(gy.shape)
-            return self._blank_(gx)
+        if self._is_rows(gy):
+            rows = (1, gy.shape[0] * gy.shape[1], -1)
+            zeros, ones = gy.new_zeros(rows[1]), gy.new_ones(rows[1])
+            flat = F.batch_norm(gy.view(rows), zeros, ones, gate.reshape(-1), shift.reshape(-1), False, 0.0, 0.0)
+            return blank_(flat.view(gy.shape), self.support)
+        if self.segments == 1:
+            gx = gy * self._beside(gy, gate)
+            return blank_(gx.add_(self._beside(gy, shift)), self.support)
         gx = torch.empty_like(gy)
-        outs = segment_views(gx, self.segments, self.dim)
-        for view, g, s, out in zip(views, self._gates(gate, views), self._gates(shift, views), outs, strict=True):
-            torch.mul(view, g, out=out).add_(s)
-        return self._blank_(gx)
+        views, gates = self._cut(gy, gate)
+        outs, shifts = self._cut(gx, shift)
+        for view, g, s, out in zip(views, gates, shifts, outs, strict=True):
+            if gy.stride(1) == 1:  # channels lie side by side, as recurrent layers leave them
+                torch.addcmul(s, view, g, out=out)
+            else:
+                torch.mul(view, g, out=out).add_(s)
+        return blank_(gx, self.support)
 
     def _spread(self, pooled_grad: Tensor, like: Tensor) -> Tensor:
-        """The gradient of each position of a mean, ``(q, B, C)``."""
-        if self.support is not None and not self.support.whole:
+        """What each position of a mean gets of its gradient."""
+        if self.support is not None and self.support.count is not None:
             return pooled_grad / self.support.count
-        if self.support is not None:
-            pooled_grad = blank(pooled_grad, self.support.alive)
-        sizes = [(view.shape[2], view[0, 0, 0].numel()) for view in segment_views(like, self.segments, self.dim)]
-        if len(sizes) == 1:
-            return pooled_grad / sizes[0][1]
-        parts = pooled_grad.split([k for k, _ in sizes])
-        return torch.cat([part / size for part, (_, size) in zip(parts, sizes, strict=True)])
+        positions = like.shape[2:].numel()
+        if self.segments == 1:
+            return pooled_grad / positions
+        length, step = like.shape[self.dim], like.shape[self.dim] // self.segments
+        if step * self.segments == length:
+            return pooled_grad / (positions // self.segments)
+        others, last = positions // length, length - (self.segments - 1) * step
+        return torch.cat([pooled_grad[:-1] / (step * others), pooled_grad[-1:] / (last * others)])
 
     def _reduce(self, x: Tensor, *, mean: bool) -> Tensor:
-        """Mean or sum over the positions of each segment, ``(q, B, C)``."""
+        """Mean or sum over the positions of each segment."""
+        if x.dim() == 2:
+            return x.to(self.dtype, copy=True)
+        if self.segments == 1:
+            dims = tuple(range(2, x.dim()))
+            return x.mean(dims, dtype=self.dtype) if mean else x.sum(dims, dtype=self.dtype)
         parts = []
         for view in segment_views(x, self.segments, self.dim):
-            turned = view.permute(2, *range(3, view.dim()), 0, 1)  # (k, *positions, B, C): reads LSTM outputs in order
-            dims = tuple(range(1, view.dim() - 2))
-            if not dims:
-                parts.append(turned.to(self.dtype))
-            else:
-                parts.append((turned.mean if mean else turned.sum)(dims, dtype=self.dtype))
+            dims = (1, *range(4, view.dim()))
+            parts.append(view.mean(dims, dtype=self.dtype) if mean else view.sum(dims, dtype=self.dtype))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _gates(self, gate: Tensor, views: Sequence[Tensor]) -> list[Tensor]:
-        """Gates ``(q, B, C)`` as ``(B, C, segments in the run, 1, …)``, one a run."""
-        parts = gate.permute(1, 2, 0).split([view.shape[2] for view in views], dim=2)
-        return [part[(...,) + (None,) * (view.dim() - 3)] for part, view in zip(parts, views, strict=True)]
+    def _beside(self, x: Tensor, gate: Tensor) -> Tensor:
+        """``(B, C)`` with an axis of size one for each position axis of ``x``."""
+        return gate if x.dim() == 2 else gate[(...,) + (None,) * (x.dim() - 2)]
 
-    def _rows(self, x: Tensor, gy: Tensor) -> bool:
-        """Whether each segment of a channel is one run of memory, in a type that batch norm's kernels read exactly."""
-        even = self.segments == 1 or (self.dim == 2 and x.shape[2] % self.segments == 0)
-        return (
-            even
-            and x.dim() > 2
-            and x.dtype in (torch.float32, torch.float64)
-            and x.is_contiguous()
-            and gy.is_contiguous()
-        )
+    def _cut(self, x: Tensor, gate: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Views of the runs of segments, and the gates beside them."""
+        if self.segments == 1:
+            return [x], [self._beside(x, gate)]
+        views = segment_views(x, self.segments, self.dim)
+        parts = [gate] if len(views) == 1 else [gate[:-1], gate[-1:]]
+        return views, [part[(slice(None), None, ...) + (None,) * (x.dim() - 3)] for part in parts]
 
-    def _row_constants(self, x: Tensor) -> tuple[tuple[int, int, int], Tensor, Tensor]:
-        rows = x.shape[0] * x.shape[1] * self.segments
-        return (1, rows, x.numel() // max(rows, 1)), x.new_zeros(rows), x.new_ones(rows)
-
-    def _masks_nothing(self) -> bool:
-        """True when no single position is masked; whole samples may still be absent."""
-        return self.support is None or self.support.whole
-
-    def _blank_(self, x: Tensor) -> Tensor:
-        return x if self.support is None else blank_(x, keep_bits(self.support.keep, x.dtype))
+    def _is_rows(self, x: Tensor) -> bool:
+        """Whether a channel is one long run of memory, in a type that batch norm's kernels read exactly."""
+        exact = x.dtype in (torch.float32, torch.float64)
+        return exact and self.segments == 1 and x.dim() > 2 and x.numel() >= _SMALL and x.is_contiguous()
 
 
 class _Pool(torch.autograd.Function):
@@ -222,7 +225,7 @@ class _Pool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, maps: tuple[_Map, ...], *features: Tensor) -> tuple[Tensor, ...]:
         ctx.maps = maps
-        pooled = [m.pool_fast(x) for m, x in zip(maps, features, strict=True)]
+        pooled = [m.pool(x) for m, x in zip(maps, features, strict=True)]
         return (
             *pooled,
             *[x.new_empty(()).expand(x.shape) for x in features],
@@ -247,7 +250,7 @@ class _Scale(torch.autograd.Function):
         gates, features = tensors[:n], tensors[3 * n :]
         ctx.maps = maps
         ctx.save_for_backward(*gates, *features)
-        return tuple(m.scale_fast(x, g) for m, x, g in zip(maps, features, gates, strict=True))
+        return tuple(m.scale(x, g) for m, x, g in zip(maps, features, gates, strict=True))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
