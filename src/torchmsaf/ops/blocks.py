@@ -43,8 +43,8 @@ def block_attention(logits: Tensor, alive: Tensor | None) -> Tensor:
     """
     if alive is None:
         return torch.softmax(logits, dim=-2)
-    lowest = torch.finfo(logits.dtype).min
-    return torch.softmax(logits.masked_fill(~alive, lowest), dim=-2).masked_fill(~alive, 0.0)
+    attention = torch.softmax(torch.where(alive, logits, torch.finfo(logits.dtype).min), dim=-2)
+    return torch.where(alive, attention, 0)  # where no block takes part, the softmax is even
 
 
 def relative_attention(logits: Tensor, alive: Tensor | None) -> Tensor:
@@ -57,10 +57,10 @@ def relative_attention(logits: Tensor, alive: Tensor | None) -> Tensor:
         alive: as in :func:`block_attention`.
     """
     if alive is not None:
-        logits = logits.masked_fill(~alive, torch.finfo(logits.dtype).min)
+        logits = torch.where(alive, logits, torch.finfo(logits.dtype).min)
     powers = torch.exp(logits - logits.detach().amax(-2, keepdim=True))
     if alive is None:
         return powers * (logits.shape[-2] / powers.sum(-2, keepdim=True))
-    powers = powers.masked_fill(~alive, 0.0)
+    powers = torch.where(alive, powers, 0)
     number = alive.sum(-2, keepdim=True).to(logits.dtype)
     return powers * (number / powers.sum(-2, keepdim=True).clamp(min=1.0))  # the largest power is 1

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchmsaf.ops.support import plain_operations_only
+from torchmsaf.ops.support import known_true
 
 JointNorm = nn.BatchNorm1d | nn.SyncBatchNorm | nn.GroupNorm
 
@@ -26,7 +26,11 @@ def normalize_joint(norm: JointNorm, z: Tensor, alive: Tensor | None, *, trainin
         training: whether batch norm uses and updates the statistics of this batch.
     """
     same_type = norm.weight is None or norm.weight.dtype == z.dtype
-    if same_type and training == norm.training and (not training or isinstance(norm, nn.SyncBatchNorm) or _all(alive)):
+    if (
+        same_type
+        and training == norm.training
+        and (not training or isinstance(norm, nn.SyncBatchNorm) or (alive is None or known_true(alive)))
+    ):
         normalized: Tensor = norm(z)
         return normalized
     weight, bias = (None if p is None else p.to(z.dtype) for p in (norm.weight, norm.bias))
@@ -36,15 +40,6 @@ def normalize_joint(norm: JointNorm, z: Tensor, alive: Tensor | None, *, trainin
         mean, variance = norm.running_mean.to(z.dtype), norm.running_var.to(z.dtype)
         return F.batch_norm(z, mean, variance, weight, bias, False, 0.0, norm.eps)
     return _batch_norm_of_rows(norm, z, alive)
-
-
-def _all(alive: Tensor | None) -> bool:
-    """True when every row is known to hold data; asking is free on a CPU, and a wait on a GPU."""
-    if alive is None:
-        return True
-    if plain_operations_only() or alive.device.type != "cpu":
-        return False
-    return bool(alive.all())
 
 
 def _batch_norm_of_rows(norm: nn.BatchNorm1d | nn.SyncBatchNorm, flat: Tensor, alive: Tensor | None) -> Tensor:

@@ -197,7 +197,7 @@ class _Map:
 
     def _beside(self, x: Tensor, gate: Tensor) -> Tensor:
         """``(B, C)`` with an axis of size one for each position axis of ``x``."""
-        return gate if x.dim() == 2 else gate[(...,) + (None,) * (x.dim() - 2)]
+        return gate if x.dim() == 2 else gate.view(gate.shape + (1,) * (x.dim() - 2))
 
     def _cut(self, x: Tensor, gate: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Views of the runs of segments, and the gates beside them."""
@@ -205,7 +205,7 @@ class _Map:
             return [x], [self._beside(x, gate)]
         views = segment_views(x, self.segments, self.dim)
         parts = [gate] if len(views) == 1 else [gate[:-1], gate[-1:]]
-        return views, [part[(slice(None), None, ...) + (None,) * (x.dim() - 3)] for part in parts]
+        return views, [part.view(part.shape[:1] + (1,) + part.shape[1:] + (1,) * (x.dim() - 3)) for part in parts]
 
     def _is_rows(self, x: Tensor) -> bool:
         """Whether a channel is one long run of memory, in a type that batch norm's kernels read exactly."""

@@ -34,6 +34,11 @@ def plain_operations_only() -> bool:
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or torch._C._is_tracing()
 
 
+def known_true(flags: Tensor) -> bool:
+    """Whether all flags are True, where asking is free: on a CPU, and when nobody records the operations."""
+    return not plain_operations_only() and flags.device.type == "cpu" and bool(flags.all())
+
+
 def segment_runs(length: int, segments: int) -> list[tuple[int, int, int]]:
     """Runs ``(segments, first step, steps)`` of equal segments: floor(S / q) steps each, the remainder in the last.
 
@@ -92,7 +97,8 @@ def make_supports(
         A support a modality, None where everything is real; and which modality is alive, ``(B, M)`` or ``(q, B, M)``,
         None when everything is real everywhere.
     """
-    if present is None and all(mask is None for mask in masks):
+    unmasked = all(mask is None for mask in masks)
+    if unmasked and (present is None or known_true(present)):
         return [None] * len(features), None
     made: dict[int, tuple[Support, Tensor]] = {}  # modalities that share a mask share the work
     supports: list[Support | None] = []
@@ -108,7 +114,7 @@ def make_supports(
             made[key] = _masked(x, mask, here, segments=segments, dim=dim, dtype=dtype)
         supports.append(made[key][0])
         alive.append(made[key][1])
-    if present is not None and all(mask is None for mask in masks):
+    if unmasked and present is not None:
         return supports, present if segments == 1 else present.expand(segments, -1, -1)
     batch = features[0].shape[0]
     ones = features[0].new_ones((batch,) if segments == 1 else (segments, batch), dtype=torch.bool)
@@ -139,7 +145,7 @@ def _masked(
 
 def blank(x: Tensor, keep: Tensor) -> Tensor:
     """Zeros where ``keep`` is False, whatever is there, NaN included. Differentiable, and slow on CPUs."""
-    return torch.where(keep, x, x.new_zeros(()))
+    return torch.where(keep, x, 0)
 
 
 def blank_fast(x: Tensor, keep: Tensor) -> Tensor:
