@@ -1,5 +1,6 @@
 """Masks and presence: what is masked or absent reaches nothing, and the rest is as if it were not there."""
 
+import itertools
 import math
 
 import pytest
@@ -114,14 +115,16 @@ def test_no_masked_value_reaches_a_gradient_of_a_gradient(mode, segments):
         torch.testing.assert_close(clean, dirty, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("garbage", [math.nan, math.inf, 1e38])
-@pytest.mark.parametrize("mode", ["masks", "present", "both"])
-@pytest.mark.parametrize("segments", [1, 2])
-@pytest.mark.parametrize("how", ["torch.func", "aot_eager"])
+@pytest.mark.parametrize(
+    ("garbage", "mode", "segments", "how"),
+    [
+        *itertools.product([math.nan, math.inf, 1e38], ["masks", "present", "both"], [1, 2], ["torch.func"]),
+        (math.nan, "both", 2, "aot_eager"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.torch.jit")
 def test_no_masked_value_reaches_anything_in_plain_operations(garbage, mode, segments, how):
     """The operations that compile, export and torch.func run; their backward is not ours."""
-    if how == "aot_eager" and (garbage != garbage or mode == "both" or segments == 1):
-        pytest.skip("one case a path is enough for a compiler")
     features, arguments, real = example(mode, segments=segments)
     cotangents = [torch.randn_like(x) for x in features]
     results = []
@@ -294,12 +297,12 @@ def test_a_mask_that_changes_before_the_backward_is_noticed_or_harmless():
     module = MSAF((6, 4), block_channels=2, reduction=1).eval()
     x, mask = torch.randn(3, 6, 5, requires_grad=True), torch.rand(3, 5) < 0.7
     cotangent = torch.randn(3, 6, 5)
-    expected = torch.autograd.grad(module([x, torch.randn(3, 4)], masks=[mask.clone(), None])[0], x, cotangent)[0]
-    torch.manual_seed(0)
-    out = module([x, torch.randn(3, 4)], masks=[mask, None])[0]
+    other = torch.randn(3, 4)
+    expected = torch.autograd.grad(module([x, other], masks=[mask.clone(), None])[0], x, cotangent)[0]
+    out = module([x, other], masks=[mask, None])[0]
     mask.zero_()  # a loader that uses its buffer again
     try:
         got = torch.autograd.grad(out, x, cotangent)[0]
     except RuntimeError:
         return
-    assert (got == 0).all(dim=1).sum() == (expected == 0).all(dim=1).sum()
+    torch.testing.assert_close(got, expected)

@@ -62,7 +62,7 @@ def test_gradcheck_and_gradgradcheck(training, segments, mode, identity_start):
         return tuple(torch.func.functional_call(module, state, (list(tensors[:2]),), arguments))
 
     assert torch.autograd.gradcheck(call, inputs)
-    assert torch.autograd.gradgradcheck(call, inputs)
+    assert torch.autograd.gradgradcheck(call, inputs, fast_mode=True)
 
 
 def test_vectors_pass_gradcheck():
@@ -184,32 +184,24 @@ def test_inference_mode_and_no_grad_give_the_outputs_of_grad_mode():
 # ---- empty batches (in a process of their own: a crash must not take the tests along)
 
 EMPTY = """
-import sys, torch
+import itertools, torch
 from torchmsaf import MSAF
-segments, norm, masked = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "masked"
-module = MSAF((6, 4), block_channels=2, reduction=1, segments=segments, norm=norm).train(norm == "layer")
-features = [torch.randn(0, 6, 6, 2, requires_grad=True), torch.randn(0, 4, 6, requires_grad=True)]
-arguments = {"masks": [torch.ones(0, 6, 2).bool(), None], "present": torch.ones(0, 2).bool()} if masked else {}
-with torch.no_grad():
-    assert [y.shape for y in module(features, **arguments)] == [x.shape for x in features]
-out = module(features, **arguments)
-torch.autograd.backward(out, [torch.ones_like(y) for y in out])
-assert all(t.grad is None or (t.grad == 0).all() for t in [*features, *module.parameters()])
-assert [a.shape for a in module.attention(features, **arguments)] == [(0, segments, 3, 2), (0, segments, 2, 2)]
+for segments, norm, masked in itertools.product((1, 2, 4), ("batch", "layer"), (False, True)):
+    module = MSAF((6, 4), block_channels=2, reduction=1, segments=segments, norm=norm).train(norm == "layer")
+    features = [torch.randn(0, 6, 6, 2, requires_grad=True), torch.randn(0, 4, 6, requires_grad=True)]
+    arguments = {"masks": [torch.ones(0, 6, 2).bool(), None], "present": torch.ones(0, 2).bool()} if masked else {}
+    with torch.no_grad():
+        assert [y.shape for y in module(features, **arguments)] == [x.shape for x in features]
+    out = module(features, **arguments)
+    torch.autograd.backward(out, [torch.ones_like(y) for y in out])
+    assert all(t.grad is None or (t.grad == 0).all() for t in [*features, *module.parameters()])
+    assert [a.shape for a in module.attention(features, **arguments)] == [(0, segments, 3, 2), (0, segments, 2, 2)]
 """
 
 
-@pytest.mark.parametrize("segments", [1, 2, 4])
-def test_an_empty_batch_goes_through_in_evaluation_and_in_the_backward(segments):
-    cases = [(norm, masked) for norm in ("batch", "layer") for masked in ("", "masked")]
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", EMPTY, str(segments), *case], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for case in cases
-    ]
-    answers = {case: (process.communicate()[1][-300:], process.returncode) for case, process in zip(cases, started, strict=True)}
-    assert answers == dict.fromkeys(cases, ("", 0))
+def test_an_empty_batch_goes_through_in_evaluation_and_in_the_backward():
+    done = subprocess.run([sys.executable, "-c", EMPTY], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr[-300:]) == (0, "")
 
 
 # ---- torch.func
@@ -256,6 +248,7 @@ def test_per_sample_gradients_by_grad_of_vmap_and_vmap_of_grad():
         torch.testing.assert_close(each[name].sum(0), p.grad, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit")  # torch.func.jvp's own
 def test_forward_derivatives_by_jvp_agree_with_the_backward():
     module, features = make(norm="layer").double(), some(dtype=torch.float64)
     tangents = tuple(torch.randn_like(x) for x in features)
@@ -489,13 +482,14 @@ def test_exported_with_dynamic_batch_and_time(masked):
     program = torch.export.export(
         net,
         (a, b, torch.rand(3, 9, 2) < 0.6),
-        dynamic_shapes={"a": {0: batch, 2: time}, "b": {0: batch, 2: other}, "mask": {0: batch, 2: time}},
+        dynamic_shapes={"a": {0: batch, 2: time}, "b": {0: batch, 2: other}, "mask": {0: batch, 1: time}},
     )
     for size, steps, more in ((2, 4, 5), (5, 13, 10), (1000, 2, 3)):
         inputs = (torch.randn(size, 6, steps, 2), torch.randn(size, 4, more), torch.rand(size, steps, 2) < 0.6)
         torch.testing.assert_close(program.module()(*inputs), net(*inputs))
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit")
 def test_forward_mode_dual_numbers_work_or_say_that_they_do_not():
     module, features = make().eval(), some()
     with torch.autograd.forward_ad.dual_level():

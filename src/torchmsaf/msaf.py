@@ -30,7 +30,7 @@ from torchmsaf.ops.checks import (
 from torchmsaf.ops.normalize import JointNorm, normalize_joint
 from torchmsaf.ops.published import read_published
 from torchmsaf.ops.recalibrate import Rescale, recalibrate
-from torchmsaf.ops.support import Support, blank, make_supports
+from torchmsaf.ops.support import Support, make_supports
 
 
 class BlockDropout(nn.Module):
@@ -207,7 +207,7 @@ class MSAF(nn.Module):
             )
         with _full_precision(descriptors[0]):
             # Split (Sec. 3, Fig. 2a). The maps are pooled first and summed after: Eqs. 1 and 2 are both sums.
-            blocks = self._split(descriptors, alive)  # (…, B, N, C)
+            blocks = split_blocks(descriptors, self.block_channels)  # (…, B, N, C)
             keep = self.block_dropout.mask(blocks)
             # Join
             joint = self._join(blocks if keep is None else blocks * keep, alive, training=self.norm.training)
@@ -235,7 +235,7 @@ class MSAF(nn.Module):
         """
         descriptors, alive, _ = self._pool(features, masks, present)
         with _full_precision(descriptors[0]):
-            joint = self._join(self._split(descriptors, alive), alive, training=False)
+            joint = self._join(split_blocks(descriptors, self.block_channels), alive, training=False)
             attention = block_attention(self.highlight(joint), self._of_blocks(alive))
         attention = attention.unsqueeze(1) if self.segments == 1 else attention.transpose(0, 1)
         return list(attention.split(self.blocks, dim=2))
@@ -311,12 +311,6 @@ class MSAF(nn.Module):
             supports, alive = make_supports(maps, real, present, segments=q, segment_dims=dims, dtype=dtype)
         descriptors, rescale = recalibrate(maps, supports, segments=self.segments, segment_dims=dims, dtype=dtype)
         return descriptors, alive, rescale
-
-    def _split(self, descriptors: Sequence[Tensor], alive: Tensor | None) -> Tensor:
-        """Blocks ``(…, B, N, C)``, zeros where a modality is absent."""
-        blocks = split_blocks(descriptors, self.block_channels)
-        here = self._of_blocks(alive)
-        return blocks if here is None else blank(blocks, here)
 
     def _join(self, blocks: Tensor, alive: Tensor | None, *, training: bool) -> Tensor:
         """Eqs. 1-3: G, the sum of all blocks, then Z = ReLU(BN(W_Z G + b_Z)); ``(…, B, C')``."""

@@ -94,9 +94,12 @@ class ConvNet(StagedNetwork):
             positions = [size // s for size, s in zip(positions, strides, strict=True)]
         self.stages = nn.ModuleList(stages)
         kept = tuple(min(size, 2 if rank == 3 else 4) for size in positions)
-        self.pool = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)[rank - 1](kept)
+        average = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)[rank - 1]
+        self.pool: nn.Module = average(kept) if kept != tuple(positions) else nn.Identity()
         self.width = self.channels[-1] * int(torch.tensor(kept).prod())
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(self.width, outputs))
+        if rank == 2:
+            self.to(memory_format=torch.channels_last)  # maximum pooling on the CPU is eight times as fast
 
     def feature(self, maps: Tensor) -> Tensor:
         """Pooled to at most four (in volumes two) positions an axis, which keeps where things are, and flattened."""

@@ -74,10 +74,7 @@ class MMTM(TrainingRule, nn.Module):
         dtype = torch.float64 if self.squeeze.weight.dtype == torch.float64 else torch.float32
         real, here = check_masks(masks, maps), check_present(present, maps)
         dims = [2] * len(maps)
-        supports, alive = make_supports(maps, real, here, segments=1, segment_dims=dims, dtype=dtype)
+        supports, _ = make_supports(maps, real, here, segments=1, segment_dims=dims, dtype=dtype)
         descriptors, rescale = recalibrate(maps, supports, segment_dims=dims, dtype=dtype)
-        absent = [None if alive is None else ~alive[:, m, None] for m in range(len(maps))]
-        descriptors = [d if a is None else d.masked_fill(a, 0) for d, a in zip(descriptors, absent, strict=True)]
         joint = torch.relu(self.squeeze(torch.cat(descriptors, dim=1).to(self.squeeze.weight.dtype)))
-        gates = [self.gate_scale * torch.sigmoid(layer(joint)) for layer in self.excite]
-        return rescale([g if a is None else g.masked_fill(a, 0) for g, a in zip(gates, absent, strict=True)])
+        return rescale([self.gate_scale * torch.sigmoid(layer(joint)) for layer in self.excite])

@@ -43,8 +43,8 @@ def block_attention(logits: Tensor, alive: Tensor | None) -> Tensor:
     """
     if alive is None:
         return torch.softmax(logits, dim=-2)
-    attention = torch.softmax(torch.where(alive, logits, torch.finfo(logits.dtype).min), dim=-2)
-    return torch.where(alive, attention, 0)  # where no block takes part, the softmax is even
+    attention = torch.softmax(logits + _bar(alive, logits), dim=-2)
+    return attention * alive  # where no block takes part, the softmax is even
 
 
 def relative_attention(logits: Tensor, alive: Tensor | None) -> Tensor:
@@ -57,10 +57,12 @@ def relative_attention(logits: Tensor, alive: Tensor | None) -> Tensor:
         alive: as in :func:`block_attention`.
     """
     if alive is not None:
-        logits = torch.where(alive, logits, torch.finfo(logits.dtype).min)
+        logits = logits + _bar(alive, logits)
     powers = torch.exp(logits - logits.detach().amax(-2, keepdim=True))
-    if alive is None:
-        return powers * (logits.shape[-2] / powers.sum(-2, keepdim=True))
-    powers = torch.where(alive, powers, 0)
-    number = alive.sum(-2, keepdim=True).to(logits.dtype)
-    return powers * (number / powers.sum(-2, keepdim=True).clamp(min=1.0))  # the largest power is 1
+    number = logits.shape[-2] if alive is None else alive.sum(-2, keepdim=True)
+    return powers * (number / powers.sum(-2, keepdim=True))
+
+
+def _bar(alive: Tensor, logits: Tensor) -> Tensor:
+    """What keeps a block out of a softmax: so low that its power is exactly 0, beside any block that takes part."""
+    return torch.where(alive, 0.0, torch.finfo(logits.dtype).min / 2).to(logits.dtype)

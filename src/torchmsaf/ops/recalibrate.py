@@ -23,6 +23,7 @@ from torchmsaf.ops.support import (
     blank,
     blank_,
     blank_fast,
+    blank_samples_,
     plain_operations_only,
     segment_of_steps,
     segment_views,
@@ -45,9 +46,6 @@ def recalibrate(
 ) -> tuple[list[Tensor], Rescale]:
     """Pool every map, and get the function that scales it.
 
-    What the descriptor of an absent modality holds is not defined, and neither is the gradient of its gate: the caller
-    replaces both by zeros (``torch.where``, ``masked_fill``), so that nothing comes through.
-
     Args:
         features: maps ``(B, C_m, *positions)``.
         supports: what is real in each map; None = everything.
@@ -56,8 +54,9 @@ def recalibrate(
         dtype: the type of the descriptors.
 
     Returns:
-        The mean over the real positions, ``(B, C_m)`` a modality, or ``(q, B, C_m)`` for several segments; and
-        ``rescale(gates)``, which takes gates of these shapes and gives the scaled maps, zeros where nothing is real.
+        The mean over the real positions, ``(B, C_m)`` a modality, or ``(q, B, C_m)`` for several segments,
+        zeros where nothing is real; and ``rescale(gates)``, which takes gates of these shapes and gives the scaled maps,
+        zeros where nothing is real.
     """
     maps = tuple(_Map(segments, dim, support, dtype) for dim, support in zip(segment_dims, supports, strict=True))
     if plain_operations_only():
@@ -94,7 +93,8 @@ class _Map:
                 sum_segments(blank(x, self.support.keep).to(self.dtype), self.segments, self.dim) / self.support.count
             )
         sizes = sum_segments(torch.ones_like(x[:1, :1], dtype=self.dtype), self.segments, self.dim)
-        return sum_segments(x.to(self.dtype), self.segments, self.dim) / sizes
+        pooled = sum_segments(x.to(self.dtype), self.segments, self.dim) / sizes
+        return pooled if self.support is None else blank(pooled, self.support.keep.view(-1, 1))
 
     def scale_plain(self, x: Tensor, gate: Tensor) -> Tensor:
         """:meth:`scale` in differentiable operations that hold for every length."""
@@ -110,8 +110,8 @@ class _Map:
     def pool(self, x: Tensor) -> Tensor:
         """Mean over the real positions."""
         if self.support is None or self.support.count is None:
-            return self._reduce(x, mean=True)
-        self.real = blank_fast(x, self.support.keep)
+            return blank_samples_(self._reduce(x, mean=True), self.support)
+        self.real = blank_fast(x, self.support)
         return self._reduce(self.real, mean=False) / self.support.count
 
     def scale(self, x: Tensor, gate: Tensor) -> Tensor:
@@ -141,9 +141,11 @@ class _Map:
             product: Tensor = torch.ops.aten.native_batch_norm_backward(
                 gy.view(rows), x.view(rows), None, zeros, ones, None, None, False, 0.0, [False, True, False]
             )[1]
-            return product.view(x.shape[:2])
+            return blank_samples_(product.view(x.shape[:2]), self.support)
         product = gy * x
-        return self._reduce(blank_(product, self.support) if self.masked else product, mean=False)
+        if self.masked:
+            return self._reduce(blank_(product, self.support), mean=False)
+        return blank_samples_(self._reduce(product, mean=False), self.support)
 
     def input_grad(self, gy: Tensor, gate: Tensor, pooled_grad: Tensor) -> Tensor:
         """``gy * gate + pooled_grad / R`` where the map is real: the gradient of the map."""

@@ -5,15 +5,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+# a sample is blanked by itself when the map has so many elements for each absent sample; else all are, by one operation
+_SAMPLE_COST = 1 << 14
 _SAME_SIZE_INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-@dataclass(frozen=True, eq=False)
 class Support:
     """Where one modality is real.
 
@@ -24,9 +24,15 @@ class Support:
         absent: the numbers of the absent samples, where asking for them is free; only with ``count`` None.
     """
 
-    keep: Tensor
-    count: Tensor | None = None
-    absent: Tensor | None = None
+    def __init__(self, keep: Tensor, count: Tensor | None = None, absent: Sequence[int] | None = None) -> None:
+        self.keep, self.count, self.absent = keep, count, absent
+        self._bits: dict[int, Tensor] = {}
+
+    def bits(self, dtype: torch.dtype) -> Tensor:
+        """All bits set where real, none elsewhere, as integers as wide as ``dtype``."""
+        if dtype.itemsize not in self._bits:
+            self._bits[dtype.itemsize] = self.keep.to(_SAME_SIZE_INTEGER[dtype.itemsize]).neg_()
+        return self._bits[dtype.itemsize]
 
 
 def plain_operations_only() -> bool:
@@ -125,7 +131,7 @@ def _whole_samples(x: Tensor, here: Tensor) -> Support:
     keep = here.view(-1, *[1] * (x.dim() - 1))
     if plain_operations_only() or here.device.type != "cpu":
         return Support(keep)
-    return Support(keep, absent=(~here).nonzero()[:, 0])
+    return Support(keep, absent=[b for b, there in enumerate(here.tolist()) if not there])
 
 
 def _masked(
@@ -148,18 +154,29 @@ def blank(x: Tensor, keep: Tensor) -> Tensor:
     return torch.where(keep, x, 0)
 
 
-def blank_fast(x: Tensor, keep: Tensor) -> Tensor:
+def blank_fast(x: Tensor, support: Support) -> Tensor:
     """:func:`blank` without autograd by a bitwise and, four times as fast on a CPU."""
-    integer = _SAME_SIZE_INTEGER[x.dtype.itemsize]
-    return x.view(integer).bitwise_and(keep.to(integer).neg_()).view(x.dtype)
+    bits = support.bits(x.dtype)
+    return x.view(bits.dtype).bitwise_and(bits).view(x.dtype)
 
 
 def blank_(x: Tensor, support: Support | None) -> Tensor:
     """Zeros in place where the modality is not real."""
     if support is None:
         return x
-    if support.absent is not None:
-        return x.index_fill_(0, support.absent, 0) if support.absent.shape[0] else x
-    integer = _SAME_SIZE_INTEGER[x.dtype.itemsize]
-    x.view(integer).bitwise_and_(support.keep.to(integer).neg_())
+    if support.absent is not None and len(support.absent) * _SAMPLE_COST <= x.numel():
+        for sample in support.absent:
+            x[sample].zero_()
+        return x
+    bits = support.bits(x.dtype)
+    x.view(bits.dtype).bitwise_and_(bits)
+    return x
+
+
+def blank_samples_(x: Tensor, support: Support | None) -> Tensor:
+    """Zeros in place where a sample is absent as a whole; ``x`` is ``(B, C)`` or ``(q, B, C)``."""
+    if support is None or support.count is not None:
+        return x
+    bits = support.bits(x.dtype).view(-1, 1)
+    x.view(bits.dtype).bitwise_and_(bits)
     return x

@@ -77,7 +77,7 @@ class FusionTask(lightning.LightningModule):
         """Adam on everything that is not frozen."""
         parameters = [p for p in self.network.parameters() if p.requires_grad]
         return torch.optim.Adam(
-            parameters, lr=self.recipe.learning_rate, weight_decay=self.recipe.weight_decay, foreach=True
+            parameters, lr=self.recipe.learning_rate, weight_decay=self.recipe.weight_decay, fused=True
         )
 
 
