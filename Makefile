@@ -6,9 +6,10 @@ VENV   ?= .venv
 TORCH  ?=
 EXTRAS ?= dev
 BIN    := $(VENV)/bin
-# uv reads UV_FIND_LINKS where pip reads PIP_FIND_LINKS: folders of wheels, if any are configured
-ifneq ($(strip $(PIP_FIND_LINKS)),)
-export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+# uv reads UV_FIND_LINKS where pip reads PIP_FIND_LINKS: a folder of wheels, if one is configured and there
+WHEELS := $(firstword $(wildcard $(PIP_FIND_LINKS)))
+ifneq ($(WHEELS),)
+export UV_FIND_LINKS ?= $(WHEELS)
 endif
 # one thread a process: small operations are many times slower when two processes share the cores' threads
 export OMP_NUM_THREADS ?= 1
@@ -21,9 +22,9 @@ demo: $(VENV)/.ok-$(EXTRAS)
 test: $(VENV)/.ok-$(EXTRAS)
 	$(BIN)/python -m pytest
 
-# what must work with torch and numpy alone
+# what must work with torch and NumPy alone: make test-core VENV=.venv-core EXTRAS=core-test
 test-core: $(VENV)/.ok-$(EXTRAS)
-	$(BIN)/python -m pytest -p no:randomly tests/test_msaf.py tests/test_errors.py tests/ops tests/fusion tests/backbones
+	$(BIN)/python -m pytest $(wildcard tests/test_msaf*.py) tests/test_errors.py tests/ops tests/fusion tests/backbones tests/analysis/test_cost.py
 
 lint: $(VENV)/.ok-$(EXTRAS)
 	$(BIN)/ruff check .

@@ -30,7 +30,9 @@ def test_require_returns_the_package():
 
 @pytest.mark.parametrize("package", ["no_such_package", "no_such_package.part"])
 def test_require_says_which_extra_brings_the_package(package):
-    with pytest.raises(errors.MissingDependencyError, match=rf"'{package}' is needed here.*pip install 'torchmsaf\[compare"):
+    with pytest.raises(
+        errors.MissingDependencyError, match=rf"'{package}' is needed here.*pip install 'torchmsaf\[compare"
+    ):
         errors.require(package, "compare")
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from contextlib import ExitStack
 from unittest import mock
 
 import pytest
@@ -209,8 +210,7 @@ def compare_with_reference(call, dtype, tolerance):
         for s, kind in zip(shapes, call["layouts"], strict=True)
     ]
     masks = [
-        None if rate is None else torch.rand(s[0], *s[2:]) < rate
-        for s, rate in zip(shapes, call["masks"], strict=True)
+        None if rate is None else torch.rand(s[0], *s[2:]) < rate for s, rate in zip(shapes, call["masks"], strict=True)
     ]
     masks = None if all(mask is None for mask in masks) else masks
     present = None if call["present"] is None else torch.rand(batch, len(shapes)) < call["present"]
@@ -235,8 +235,12 @@ def compare_with_reference(call, dtype, tolerance):
     wanted = torch.autograd.grad(expected, list(leaves.values()), cotangents, allow_unused=True, materialize_grads=True)
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
 
-    drawn = None if keep is None else keep.permute(1, 0, 2).unsqueeze(3)
-    with mock.patch.object(BlockDropout, "mask", lambda self, like: drawn):
+    drawn = None if keep is None else keep.permute(1, 0, 2).unsqueeze(3)  # (q, B, N, 1), or (B, N, 1) for one segment
+
+    def mask(like):
+        return None if drawn is None else drawn.view(*like.shape[:-1], 1)
+
+    with mock.patch.object(BlockDropout, "mask", side_effect=mask):
         outputs = module(features, masks=masks, present=present)
     grads = torch.autograd.grad(outputs, list(leaves.values()), cotangents)
     for m, (y, r) in enumerate(zip(outputs, expected, strict=True)):
@@ -253,7 +257,9 @@ def compare_with_reference(call, dtype, tolerance):
             quiet = module(features, masks=masks, present=present)
         for m, (y, r) in enumerate(zip(quiet, expected, strict=True)):
             assert_near(y, r, tolerance, f"output {m} without gradients")
-        for m, (a, r) in enumerate(zip(module.attention(features, masks=masks, present=present), attention, strict=True)):
+        for m, (a, r) in enumerate(
+            zip(module.attention(features, masks=masks, present=present), attention, strict=True)
+        ):
             assert_near(a, r, tolerance, f"attention {m}")
 
 
@@ -270,13 +276,21 @@ def test_outputs_gradients_and_statistics_equal_the_equations_in_float32(call):
 
 
 @given(calls())
+@settings(max_examples=60)
+def test_outputs_and_gradients_of_large_maps_equal_the_equations(call):
+    """Small maps take the route of large ones, and of absent samples in them, when nothing is small."""
+    with mock.patch("torchmsaf.ops.recalibrate._SMALL", 1), mock.patch("torchmsaf.ops.support._SAMPLE_COST", 1):
+        compare_with_reference(call, torch.float64, 1e-10)
+
+
+@given(calls())
 @settings(max_examples=40)
 def test_plain_operations_equal_the_fast_ones(call):
     """What compile, export and torch.func run gives the outputs and gradients of eager mode."""
-    with mock.patch("torchmsaf.ops.recalibrate.plain_operations_only", return_value=True):
-        with mock.patch("torchmsaf.ops.support.plain_operations_only", return_value=True):
-            with mock.patch("torchmsaf.ops.normalize.plain_operations_only", return_value=True):
-                compare_with_reference(call, torch.float64, 1e-10)
+    with ExitStack() as stack:
+        for name in ("recalibrate", "support"):
+            stack.enter_context(mock.patch(f"torchmsaf.ops.{name}.plain_operations_only", return_value=True))
+        compare_with_reference(call, torch.float64, 1e-10)
 
 
 def test_channels_that_do_not_divide_are_completed_with_zeros_and_cropped():
@@ -435,7 +449,7 @@ def test_block_dropout_mean_of_training_equals_evaluation_on_the_way_to_the_join
     with torch.no_grad():
         module(features)
         module.eval()([x[:1] for x in features])
-    drawn, quiet = seen[0][0], seen[1][0]
+    drawn, quiet = seen[0].reshape(batch, 2), seen[1].reshape(1, 2)
     error = drawn.std(0) / math.sqrt(batch)
     assert (error > 0).all()
     assert ((drawn.mean(0) - quiet[0]).abs() < 5 * error).all()

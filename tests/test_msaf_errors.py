@@ -16,17 +16,33 @@ BUILD = {
     "zero channels": (((8, 0),), {}, r"channels of modality 1: expected a positive integer, got 0"),
     "negative channels": (((-3, 8),), {}, r"channels of modality 0: .*got -3"),
     "float channels": (((8, 4.0),), {}, r"channels of modality 1: expected a positive integer, got 4.0"),
-    "float tensor of channels": ((torch.tensor([8.0, 4.0]),), {}, r"channels of modality 0: expected a positive integer"),
+    "float tensor of channels": (
+        (torch.tensor([8.0, 4.0]),),
+        {},
+        r"channels of modality 0: expected a positive integer",
+    ),
     "boolean channels": (((8, True),), {}, r"channels of modality 1: .*got True"),
-    "no block channels": (((8, 8),), {"block_channels": 0}, r"block_channels: expected an integer of at least 1, got 0"),
+    "no block channels": (
+        ((8, 8),),
+        {"block_channels": 0},
+        r"block_channels: expected an integer of at least 1, got 0",
+    ),
     "negative block channels": (((8, 8),), {"block_channels": -1}, r"block_channels: .*got -1; None is half"),
     "float block channels": (((8, 8),), {"block_channels": 2.0}, r"block_channels: expected an integer.*2\.0"),
     "boolean block channels": (((8, 8),), {"block_channels": True}, r"block_channels: .*got True"),
     "no reduction": (((8, 8),), {"reduction": 0}, r"reduction: expected an integer of at least 1, got 0; None is 4"),
     "float reduction": (((8, 8),), {"reduction": 0.5}, r"reduction: .*got 0\.5"),
-    "empty joint": (((8, 8),), {"block_channels": 3, "reduction": 4}, r"floor\(3 / 4\) = 0 channels; choose reduction <= 3"),
+    "empty joint": (
+        ((8, 8),),
+        {"block_channels": 3, "reduction": 4},
+        r"floor\(3 / 4\) = 0 channels; choose reduction <= 3",
+    ),
     "empty joint by default": (((2, 64),), {}, r"C' = floor\(block_channels / reduction\) = floor\(1 / 4\) = 0"),
-    "no segments": (((8, 8),), {"segments": 0}, r"segments: expected an integer of at least 1, got 0; 1 is no segments"),
+    "no segments": (
+        ((8, 8),),
+        {"segments": 0},
+        r"segments: expected an integer of at least 1, got 0; 1 is no segments",
+    ),
     "float segments": (((8, 8),), {"segments": 2.0}, r"segments: .*got 2\.0"),
     "segments over the batch": (((8, 8),), {"segment_dim": 0}, r"segment_dim=0 is the batch or the channels.*at 2"),
     "segments over channels": (((8, 8),), {"segment_dim": 1}, r"segment_dim=1 is the batch or the channels"),
@@ -44,7 +60,11 @@ BUILD = {
     "no dropout": (((8, 8),), {"block_dropout": None}, r"block_dropout .*None"),
     "unknown norm": (((8, 8),), {"norm": "group"}, r"norm is 'batch' or 'layer', got 'group'"),
     "no norm": (((8, 8),), {"norm": None}, r"norm is 'batch' or 'layer', got None"),
-    "layer norm of one": (((8, 8),), {"norm": "layer"}, r"layer norm over C' = 1 channel is always zero; choose a smaller"),
+    "layer norm of one": (
+        ((8, 8),),
+        {"norm": "layer"},
+        r"layer norm over C' = 1 channel is always zero; choose a smaller",
+    ),
 }
 
 
@@ -78,7 +98,7 @@ CALL = {
     "too few": (lambda f: f[:1], {}, r"expected 2 modalities \(channels \(8, 6\)\), got 1"),
     "too many": (lambda f: [*f, f[0]], {}, r"expected 2 modalities .*got 3"),
     "none": (lambda f: [], {}, r"expected 2 modalities .*got 0"),
-    "absent as None": (lambda f: [f[0], None], {}, r"modality 1: expected a tensor, got NoneType.*present\[:, 1\]|modality 1"),
+    "absent as None": (lambda f: [f[0], None], {}, r"modality 1: expected a tensor, got NoneType.*present"),
     "array": (lambda f: [f[0].numpy(), f[1]], {}, r"modality 0: expected a tensor, got ndarray"),
     "too flat": (lambda f: [f[0], torch.randn(4)], {}, r"modality 1: expected \(B, 6, \*positions\), got \(4,\)"),
     "scalar": (lambda f: [torch.tensor(1.0), f[1]], {}, r"modality 0: expected \(B, 8, \*positions\), got \(\)"),
@@ -101,8 +121,8 @@ CALL = {
         r"modality 1: expected device cpu, where the fusion's parameters are, got meta; move one of them with \.to",
     ),
     "masks a tensor": (lambda f: f, {"masks": torch.ones(4, 5).bool()}, r"masks is a list of 2.*got Tensor"),
-    "one mask": (lambda f: f, {"masks": [None]}, r"masks is a list of 2, one boolean tensor or None a modality, got 1 en"),
-    "float mask": (lambda f: f, masks(m1=torch.ones(4, 5)), r"mask of modality 1: expected booleans.*float32; use mask.bool"),
+    "one mask": (lambda f: f, {"masks": [None]}, r"masks is a list of 2, one boolean tensor or None a modality, got 1"),
+    "float mask": (lambda f: f, masks(m1=torch.ones(4, 5)), r"mask of modality 1: expected booleans.*float32; use mask"),
     "integer mask": (lambda f: f, masks(m0=torch.ones(4, 6, 2).long()), r"mask of modality 0: expected booleans.*int64"),
     "list as mask": (lambda f: f, masks(m0=[True]), r"mask of modality 0: expected booleans, True = real, got list"),
     "mask with channels": (
@@ -118,7 +138,7 @@ CALL = {
         r"mask of modality 1: expected device cpu, got meta",
     ),
     "present of floats": (
-        lambda f: f, {"present": torch.ones(4, 2)}, r"present: expected booleans \(B, M\) = \(4, 2\), got torch.float32; use",
+        lambda f: f, {"present": torch.ones(4, 2)}, r"present: expected booleans \(B, M\) = \(4, 2\), got torch.float32",
     ),
     "present a list": (lambda f: f, {"present": [True, True]}, r"present: expected booleans .*got list"),
     "present of one modality": (
@@ -150,14 +170,20 @@ def test_calling_with_a_wrong_argument_names_the_modality(case, training):
         (((4, 8, 6, 2), (4, 6, 2)), 2, r"modality 1: 2 steps at axis 2 of \(4, 6, 2\) are fewer than segments=3; pad"),
         (((4, 8, 2, 6), (4, 6, 3)), 2, r"modality 0: 2 steps at axis 2"),
         (((4, 8, 6, 2), (4, 6, 3)), -1, r"modality 0: 2 steps at axis 3"),
-        (((4, 8, 6, 3), (4, 6, 3)), 3, r"modality 1: \(4, 6, 3\) has no axis 3 of positions to cut into 3 segments; give"),
+        (
+            ((4, 8, 6, 3), (4, 6, 3)),
+            3,
+            r"modality 1: \(4, 6, 3\) has no axis 3 of positions to cut into 3 segments; give",
+        ),
         (((4, 8, 6, 3), (4, 6)), 2, r"modality 1: \(4, 6\) has no axis 2"),
         (((4, 8, 6, 3), (4, 6)), -1, r"modality 1: \(4, 6\) has no axis -1"),
         (((4, 8, 6, 3), (4, 6, 3)), -2, r"modality 1: \(4, 6, 3\) has no axis -2"),
         (((4, 8, 6, 3), (4, 6, 3)), -7, r"modality 0: .*no axis -7"),
     ],
 )
-def test_sequences_shorter_than_the_segments_are_errors_in_training_and_in_evaluation(shapes, segment_dim, words, training):
+def test_sequences_shorter_than_the_segments_are_errors_in_training_and_in_evaluation(
+    shapes, segment_dim, words, training
+):
     module = MSAF((8, 6), block_channels=2, reduction=1, segments=3, segment_dim=segment_dim).train(training)
     features = [torch.randn(s) for s in shapes]
     for call in (module, module.attention):
@@ -179,7 +205,7 @@ def test_batch_norm_that_trains_on_less_than_two_samples_says_what_to_use(batch)
 def test_module_in_another_type_than_the_features_says_how_to_convert():
     with pytest.raises(FusionInputError, match=re.escape("or the fusion with .to(torch.float32)")):
         MSAF((8, 6), block_channels=2, reduction=1).double()(good())
-    with pytest.raises(FusionInputError, match="modality 0: expected torch.bfloat16"):
+    with pytest.raises(FusionInputError, match=r"modality 0: expected torch\.bfloat16"):
         MSAF((8, 6), block_channels=2, reduction=1).bfloat16()(good())
 
 

@@ -68,7 +68,13 @@ def test_no_masked_or_absent_value_reaches_anything(garbage, mode, segments, tra
         for value in (0.0, garbage):
             torch.manual_seed(0)
             module = MSAF(
-                (6, 3, 7), block_channels=2, reduction=1, segments=segments, norm=norm, block_dropout=0.3, min_attention=0.2
+                (6, 3, 7),
+                block_channels=2,
+                reduction=1,
+                segments=segments,
+                norm=norm,
+                block_dropout=0.3,
+                min_attention=0.2,
             )
             randomize(module).train(training)
             filled = [torch.where(keep, x, value) for x, keep in zip(features, real, strict=True)]
@@ -109,7 +115,9 @@ def test_no_masked_value_reaches_a_gradient_of_a_gradient(mode, segments):
         module = randomize(MSAF((6, 3, 7), block_channels=2, reduction=1, segments=segments).double().eval())
         leaves = [torch.where(k, x, value).requires_grad_() for x, k in zip(features, real, strict=True)]
         wanted = [*leaves, *module.parameters()]
-        first = torch.autograd.grad(sum(y.square().sum() for y in module(leaves, **arguments)), wanted, create_graph=True)
+        first = torch.autograd.grad(
+            sum(y.square().sum() for y in module(leaves, **arguments)), wanted, create_graph=True
+        )
         results.append([*first, *torch.autograd.grad(sum(g.square().sum() for g in first), wanted)])
     for clean, dirty in zip(*results, strict=True):
         torch.testing.assert_close(clean, dirty, rtol=1e-12, atol=0)

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import itertools
 import sys
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from torchmsaf import __version__
-from torchmsaf.errors import TorchmsafError, require
+from torchmsaf.errors import DataError, TorchmsafError, require
 
 if TYPE_CHECKING:
     from torchmsaf.data import Samples
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0 when it worked, 1 with a message when the input was wrong, 130 when interrupted."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    """Run a command: 0 when it worked, 1 with a message when the input was wrong, 130 when interrupted.
+
+    An option that does not exist, or a value of the wrong type, ends the process with 2, as argparse does.
+    """
+    options = _parser().parse_args(arguments)
     try:
-        _use_config(parser, options, arguments)
         run: Any = options.run
         run(options)
     except TorchmsafError as error:
@@ -44,45 +47,29 @@ def _parser() -> argparse.ArgumentParser:
 
     digits = kinds.add_parser(
         "digits",
+        allow_abbrev=False,
         help="scikit-learn's handwritten digits, the left and the right half as two modalities",
         description="Real data that comes with scikit-learn: 1797 handwritten digits, the halves as two modalities.",
     )
-    _add_comparison(digits)
-    digits.set_defaults(run=_compare_digits, shipped="digits.yaml", name="digits")
+    _add_comparison(digits, "digits")
+    digits.set_defaults(run=_compare_digits)
 
     arrays = kinds.add_parser(
         "arrays",
+        allow_abbrev=False,
         help="your own arrays: .npz, .safetensors, or a folder of .npy",
         description="Arrays (n, C), (n, C, T), (n, C, H, W) or (n, C, T, H, W), one a modality, channels second.",
     )
     arrays.add_argument("path", type=Path, help=".npz or .safetensors file, or a folder of .npy files")
-    arrays.add_argument(
-        "--target", required=True, metavar="KEY", help="labels (whole numbers, text) or values (floats)"
-    )
-    arrays.add_argument(
-        "--modalities", nargs="+", metavar="KEY", help="in order (default: every array of the right length)"
-    )
-    arrays.add_argument("--group", metavar="KEY", help="actor, speaker, video: never shared between train and test")
-    arrays.add_argument("--group-pattern", metavar="REGEX", help="the part of each group value that is the group")
-    arrays.add_argument("--ids", metavar="KEY", help="unique names of the samples (default: row numbers)")
-    arrays.add_argument(
-        "--split", metavar="KEY", help="shipped split (train/validation/test), or a template '{key}_{part}'"
-    )
-    arrays.add_argument(
-        "--task", choices=("classification", "regression", "sentiment"), help="default: by the target's type"
-    )
-    arrays.add_argument(
-        "--missing", choices=("error", "nan"), default="error", help="nan: rows with NaN lack the modality"
-    )
-    arrays.add_argument(
-        "--network", nargs="+", default=[], metavar="KEY=CLASS", help="class path of a modality's network"
-    )
-    _add_comparison(arrays)
-    arrays.set_defaults(run=_compare_arrays, shipped="arrays.yaml", name="arrays")
+    _add_arrays(arrays)
+    _add_comparison(arrays, "arrays")
+    arrays.set_defaults(run=_compare_arrays)
 
-    table = commands.add_parser("table", help="rebuild the table of a result folder, without training")
+    table = commands.add_parser(
+        "table", allow_abbrev=False, help="rebuild the table of a result folder, without training"
+    )
     table.add_argument("folder", type=Path)
-    table.add_argument("--format", choices=("text", "markdown", "html"), default="text")
+    table.add_argument("--format", choices=("text", "markdown", "html"), default="text", help="(default: text)")
     table.set_defaults(run=_table)
 
     methods = commands.add_parser("methods", help="the fusion methods")
@@ -90,128 +77,170 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_comparison(parser: argparse.ArgumentParser) -> None:
-    """The options that every comparison has; defaults are in ``configs/``."""
+def _add_arrays(parser: argparse.ArgumentParser) -> None:
+    """What is in the arrays. An option that is not given is not in the result."""
+
+    def add(name: str, text: str, **settings: Any) -> None:
+        parser.add_argument(name, help=text, default=argparse.SUPPRESS, **settings)
+
+    add("--target", "labels (whole numbers, text) or values (floats); needed", metavar="KEY")
+    add("--modalities", "in order (default: every array of the right length)", nargs="+", metavar="KEY")
+    add("--group", "actor, speaker, video: never shared between train and test", metavar="KEY")
+    add("--group-pattern", "the part of each group value that is the group", metavar="REGEX")
+    add("--ids", "unique names of the samples (default: row numbers)", metavar="KEY")
+    add("--split", "shipped split (train/validation/test), or a template '{key}_{part}'", metavar="KEY")
+    kinds = ("classification", "regression", "sentiment")
+    add("--task", "(default: by the target's type); sentiment: values in [-3, 3]", choices=kinds)
+    add("--missing", "nan: rows with NaN lack the modality (default: error)", choices=("error", "nan"))
+    add("--network", "class path of a modality's network (default: by rank)", nargs="+", metavar="KEY=CLASS")
+
+
+def _add_comparison(parser: argparse.ArgumentParser, name: str) -> None:
+    """What every comparison has. An option that is not given is not in the result; defaults are in ``configs/``."""
     group = parser.add_argument_group("comparison")
-    group.add_argument("--config", type=Path, help="YAML with any of these options by name; the command line wins")
-    group.add_argument("--out", type=Path, help="result folder (default: runs/NAME, or the first free runs/NAME-2, …)")
-    group.add_argument("--resume", action="store_true", help="go on with an interrupted comparison in --out")
-    group.add_argument("--methods", nargs="+", metavar="METHOD", help="name or name:option=value,… (default: all)")
-    group.add_argument("--folds", type=_positive, help="folds, by whole groups where there are groups")
-    group.add_argument("--validation", type=float, help="share of the training part that validates")
-    group.add_argument("--seeds", type=_positive, help="number of runs a fold")
-    group.add_argument("--split-seed", type=int, default=0, help="of the draw of folds and validation")
-    group.add_argument("--epochs", type=_positive, help="budget of each training")
-    group.add_argument("--patience", type=_positive, help="epochs without a better validation loss before it stops")
-    group.add_argument("--batch-size", type=_positive)
-    group.add_argument("--learning-rate", type=float)
-    group.add_argument("--weight-decay", type=float, default=1e-4)
-    group.add_argument("--jobs", type=_positive, help="processes (default: the cores there are)")
-    group.add_argument("--accelerator", default="cpu", help="cpu, gpu or auto")
+    shipped = _shipped(name)
+
+    def add(option: str, text: str, **settings: Any) -> None:
+        default = shipped.get(option.removeprefix("--").replace("-", "_"))
+        text = text if default is None else f"{text} (default: {default})"
+        group.add_argument(option, help=text, default=argparse.SUPPRESS, **settings)
+
+    add("--config", "YAML with any of these options by name; the command line wins", type=Path)
+    add("--out", f"result folder (default: runs/{name}, or the first free runs/{name}-2, …)", type=Path)
+    add("--resume", "go on with an interrupted comparison in --out", action="store_true")
+    add("--methods", "name or name:option=value,… (default: all)", nargs="+", metavar="METHOD")
+    add("--folds", "folds, by whole groups where there are groups", type=int)
+    add("--validation", "share of the training part that validates", type=float)
+    add("--split-seed", "of the draw of folds and validation", type=int)
+    add("--seeds", "number of runs a fold", type=int)
+    add("--epochs", "budget of each training", type=int)
+    add("--patience", "epochs without a better validation loss before it stops", type=int)
+    add("--batch-size", "samples a batch", type=int)
+    add("--learning-rate", "of Adam", type=float)
+    add("--weight-decay", "of Adam", type=float)
+    add("--jobs", "processes (default: the cores there are)", type=int)
+    add("--accelerator", "cpu, gpu or auto", choices=("cpu", "gpu", "auto"))
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
-
-
-def _use_config(parser: argparse.ArgumentParser, options: argparse.Namespace, arguments: Sequence[str] | None) -> None:
-    """Fill in what the command line left out: from ``--config``, then from the command's own configuration."""
-    if not hasattr(options, "shipped"):
-        return
-    yaml = require("yaml", "compare")
-    from torchmsaf.errors import DataError
-
-    text = resources.files("torchmsaf.configs").joinpath(options.shipped).read_text()
+def _shipped(name: str) -> dict[str, Any]:
+    """The options in ``configs/NAME.yaml``; none when YAML cannot be read, which :func:`_settings` says."""
+    try:
+        import yaml
+    except ImportError:
+        return {}
+    text = resources.files("torchmsaf.configs").joinpath(f"{name}.yaml").read_text()
     settings: dict[str, Any] = yaml.safe_load(text)
-    given: dict[str, Any] = {}
-    if options.config is not None:
-        if not options.config.is_file():
-            raise DataError(f"{options.config}: no such configuration file")
+    return settings
+
+
+def _settings(options: argparse.Namespace, name: str) -> dict[str, Any]:
+    """All options: from the command line, else from ``--config``, else as shipped, else None."""
+    require("yaml", "compare")
+    known = _ConfigParser(add_help=False, allow_abbrev=False)
+    if name == "arrays":
+        _add_arrays(known)
+    _add_comparison(known, name)
+    nothing = {action.dest: None for action in known._actions}
+    config = getattr(options, "config", None)
+    given = {} if config is None else known.read(config)
+    return {**nothing, "resume": False, **_shipped(name), **given, **vars(options)}
+
+
+class _ConfigParser(argparse.ArgumentParser):
+    """Reads YAML as if its content had been given on the command line."""
+
+    def read(self, path: Path) -> dict[str, Any]:
+        """The options in a file."""
+        import yaml
+
         try:
-            given = yaml.safe_load(options.config.read_text()) or {}
-        except yaml.YAMLError as error:
-            raise DataError(f"{options.config} is not YAML: {error}") from error
-        unknown = sorted(set(given) - set(vars(options))) if isinstance(given, dict) else [str(given)]
-        if unknown:
-            raise DataError(f"{options.config}: no option is named {unknown[0]!r}")
-    explicit = _given_on(parser, arguments)
-    for name, value in {**settings, **given}.items():
-        if name not in explicit:
-            setattr(options, name, value)
+            content = yaml.safe_load(path.read_text())
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise DataError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+        if content is None:
+            return {}
+        if not isinstance(content, dict):
+            raise DataError(f"{path} holds no options: lines like 'epochs: 10' are needed")
+        words: list[str] = []
+        for key, value in content.items():
+            option = f"--{str(key).replace('_', '-')}"
+            if option not in self._option_string_actions or option == "--config":
+                near = difflib.get_close_matches(option, self._option_string_actions, n=1)
+                hint = f" (did you mean {near[0].removeprefix('--').replace('-', '_')!r}?)" if near else ""
+                raise DataError(f"{path}: no option is named {str(key)!r}{hint}")
+            if isinstance(value, list):
+                words += [option, *map(str, value)]
+            elif value is True:
+                words.append(option)
+            elif value is not False and value is not None:
+                words.append(f"{option}={value}")
+        try:
+            return vars(self.parse_args(words))
+        except argparse.ArgumentError as error:
+            raise DataError(f"{path}: {error}") from error
 
-
-def _given_on(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> set[str]:
-    words = [word.split("=")[0] for word in (sys.argv[1:] if arguments is None else arguments)]
-    return {word.removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
+    def error(self, message: str) -> NoReturn:
+        """As an exception, not as the end of the process."""
+        raise argparse.ArgumentError(None, message)
 
 
 def _compare_digits(options: argparse.Namespace) -> None:
     from torchmsaf.data import load_digits
 
-    _compare(options, load_digits(), "Handwritten digits, left and right halves", "classification", {})
+    settings = _settings(options, "digits")
+    _compare(settings, "digits", load_digits(), "Handwritten digits, left and right halves", "classification")
 
 
 def _compare_arrays(options: argparse.Namespace) -> None:
     from torchmsaf.data import load_arrays
-    from torchmsaf.errors import DataError
 
-    regression = None if options.task is None else options.task != "classification"
-    samples = load_arrays(
-        options.path,
-        target=options.target,
-        modalities=options.modalities,
-        group=options.group,
-        group_pattern=options.group_pattern,
-        ids=options.ids,
-        split=options.split,
-        regression=regression,
-        missing=options.missing,
-    )
-    networks = {}
-    for text in options.network:
-        name, equals, path = text.partition("=")
-        if not equals:
-            raise DataError(f"--network {text!r}: expected KEY=package.module.Class")
-        networks[name] = path
-    kind = options.task or ("regression" if samples.regression else "classification")
-    _compare(options, samples, f"{samples.name}: {', '.join(samples.modalities)}", kind, networks)
+    settings = _settings(options, "arrays")
+    if settings["target"] is None:
+        raise DataError("compare arrays needs --target KEY: the labels or the values")
+    names = ("target", "modalities", "group", "group_pattern", "ids", "split", "missing")
+    kind = settings["task"]
+    regression = None if kind is None else kind != "classification"
+    samples = load_arrays(settings["path"], regression=regression, **{name: settings[name] for name in names})
+    kind = kind or ("regression" if samples.regression else "classification")
+    _compare(settings, "arrays", samples, f"{samples.name}: {', '.join(samples.modalities)}", kind)
 
 
-def _compare(options: argparse.Namespace, samples: Samples, title: str, kind: Any, networks: dict[str, str]) -> None:
+def _compare(settings: dict[str, Any], name: str, samples: Samples, title: str, kind: Any) -> None:
     from torchmsaf.analysis.report import render_text
     from torchmsaf.data import make_protocol
-    from torchmsaf.experiments import Comparison, compare
-    from torchmsaf.experiments.methods import choose_methods
-    from torchmsaf.tasks.training import Recipe
+    from torchmsaf.experiments import Comparison, choose_methods, compare
+    from torchmsaf.tasks.recipe import Recipe
 
+    if settings["resume"] and settings["out"] is None:
+        raise DataError("--resume needs --out FOLDER: the comparison to go on with")
+    networks = {}
+    for text in settings.get("network") or ():
+        modality, equals, path = text.partition("=")
+        if not equals:
+            raise DataError(f"--network {text!r}: expected KEY=package.module.Class")
+        networks[modality] = path
+    recipe = {key: settings[key] for key in ("epochs", "patience", "batch_size", "learning_rate", "weight_decay")}
+    split = {"folds": settings["folds"], "validation": settings["validation"], "seed": settings["split_seed"]}
     comparison = Comparison(
         title=title,
         samples=samples,
-        protocol=make_protocol(samples, folds=options.folds, validation=options.validation, seed=options.split_seed),
-        methods=choose_methods(options.methods, regression=samples.regression),
-        seeds=tuple(range(options.seeds)),
-        recipe=Recipe(
-            epochs=options.epochs,
-            patience=options.patience,
-            batch_size=options.batch_size,
-            learning_rate=options.learning_rate,
-            weight_decay=options.weight_decay,
-        ),
+        protocol=make_protocol(samples, **split),
+        methods=choose_methods(settings["methods"], regression=samples.regression),
+        seeds=tuple(range(settings["seeds"])),
+        recipe=Recipe(**recipe),
         kind=kind,
         networks=networks,
     )
-    out = options.out or _free_folder(options.name)
-    table = compare(comparison, out, resume=options.resume, jobs=options.jobs, accelerator=options.accelerator)
-    print(render_text(table))
-    print(f"\nResults: {out} (table.html, table.md; torchmsaf table {out} prints this again)")
+    out = settings["out"] or _free_folder(name)
+    table = compare(
+        comparison, out, resume=settings["resume"], jobs=settings["jobs"], accelerator=settings["accelerator"]
+    )
+    print(render_text(table), end="")
+    print(f"Results: {out} (table.html, table.md; torchmsaf table {out} prints this again)", file=sys.stderr)
 
 
 def _free_folder(name: str) -> Path:
-    first = Path("runs") / name
-    candidates = [first, *(Path("runs") / f"{name}-{k}" for k in range(2, 10_000))]
+    candidates = (Path("runs") / (name if k == 1 else f"{name}-{k}") for k in itertools.count(1))
     return next(path for path in candidates if not path.exists())
 
 

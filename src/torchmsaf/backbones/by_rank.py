@@ -19,7 +19,7 @@ def network_for(shape: Sequence[int], outputs: int, *, class_path: str | None = 
             :class:`StagedNetwork`. None = :class:`VectorNet` for vectors, :class:`ConvNet` for the others.
 
     Raises:
-        FusionInputError: the class cannot be imported, or what it builds lacks a part.
+        FusionInputError: the class cannot be imported or built, or what it builds lacks a part.
     """
     if class_path is None:
         return VectorNet(shape, outputs) if len(shape) == 1 else ConvNet(shape, outputs)
@@ -30,7 +30,12 @@ def network_for(shape: Sequence[int], outputs: int, *, class_path: str | None = 
         build = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise FusionInputError(f"network {class_path!r} cannot be imported: {error}") from error
-    network = build(tuple(shape), outputs)
+    try:
+        network = build(tuple(shape), outputs)
+    except Exception as error:  # whatever a user's class raises
+        raise FusionInputError(
+            f"network {class_path!r} cannot be built with (shape, outputs) = ({tuple(shape)}, {outputs}): {error}"
+        ) from error
     missing = [part for part in ("stages", "feature", "head", "channels", "width") if not hasattr(network, part)]
     if missing:
         raise FusionInputError(

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from torchmsaf.analysis.table import Table
 from torchmsaf.backbones.by_rank import network_for
-from torchmsaf.data import Protocol, Samples, check_fold, fold_ids
-from torchmsaf.errors import DataError, ResultError, require
+from torchmsaf.data import Fold, Protocol, Samples, check_fold, fold_ids
+from torchmsaf.errors import DataError, ProtocolError
 from torchmsaf.experiments.methods import MethodChoice
 from torchmsaf.experiments.progress import progress
 from torchmsaf.experiments.results import ResultFolder, write_tables
-from torchmsaf.experiments.unit import Unit, run_unit
+from torchmsaf.experiments.side_by_side import run_units
+from torchmsaf.experiments.unit import Unit
 from torchmsaf.tasks.network import FusedNetwork
 from torchmsaf.tasks.objective import Objective
-from torchmsaf.tasks.training import Recipe
+from torchmsaf.tasks.recipe import Recipe
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +76,11 @@ class Comparison:
             raise DataError(
                 f"network given for {unknown[0]!r}; the modalities are {', '.join(self.samples.modalities)}"
             )
+        if not self.seeds:
+            raise DataError("no seeds; one or more are needed")
         for fold in self.protocol.folds:
             check_fold(fold, self.samples)
+            self._check_presence(fold)
         shapes = {name: value.shape[1:] for name, value in self.samples.features.items()}
         outputs = self.samples.n_outputs
         networks = {
@@ -85,6 +90,16 @@ class Comparison:
             FusedNetwork(
                 networks, choice.name, outputs=outputs, options=choice.options, regression=self.samples.regression
             )
+
+    def _check_presence(self, fold: Fold) -> None:
+        """Each modality is there often enough to train its own network, and to choose its epoch."""
+        for part, rows, least in (("training", fold.train, 2), ("validation", fold.validation, 1)):
+            counts = self.samples.present[torch.from_numpy(rows)].sum(0).tolist()
+            for name, count in zip(self.samples.modalities, counts, strict=True):
+                if count < least:
+                    raise ProtocolError(
+                        f"fold {fold.index}: {count} {part} samples have modality {name!r}; {least} or more are needed"
+                    )
 
     def config(self) -> dict[str, Any]:
         """What decides the results, as plain data."""
@@ -137,9 +152,11 @@ def compare(
         TorchmsafError: everything in :meth:`Comparison.check` before any training; ResultError when the folder cannot be
             used, or when a training failed.
     """
+    if jobs is not None and jobs < 1:
+        raise DataError(f"jobs is {jobs}; 1 or more is needed")
     comparison.check()
     splits = {str(fold.index): fold_ids(fold, comparison.samples) for fold in comparison.protocol.folds}
-    folder = ResultFolder.create(out, comparison.config(), splits, _versions(), resume=resume)
+    folder = ResultFolder.create(out, comparison.config(), splits, _versions(accelerator), resume=resume)
     units = [
         Unit(
             folder=folder.path,
@@ -155,35 +172,12 @@ def compare(
         for seed in comparison.seeds
         for fold in comparison.protocol.folds
     ]
-    workers = min(_cores() if jobs is None else jobs, len(units))
     with progress(folder.count, comparison.trainings):
-        _run(units, workers)
+        run_units(units, jobs)
     return write_tables(folder)
 
 
-def _run(units: Sequence[Unit], workers: int) -> None:
-    if workers <= 1:
-        for unit in units:
-            run_unit(unit)
-        return
-    joblib = require("joblib", "compare")
-    terminated = require("joblib.externals.loky.process_executor", "compare").TerminatedWorkerError
-    # one thread a process: more are many times slower when processes share the cores
-    with joblib.parallel_config("loky", n_jobs=workers, inner_max_num_threads=1):
-        try:
-            joblib.Parallel()(joblib.delayed(run_unit)(unit) for unit in units)
-        except terminated as error:
-            raise ResultError(
-                "a process was killed, most often because memory ran out: what is done is kept; go on with --resume and "
-                "fewer --jobs"
-            ) from error
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _versions() -> dict[str, Any]:
+def _versions(accelerator: str) -> dict[str, Any]:
     names = ("torchmsaf", "torch", "lightning", "torchmetrics", "numpy", "scikit-learn", "safetensors")
     versions = {}
     for name in names:
@@ -197,5 +191,6 @@ def _versions() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.system(),
         "machine": platform.machine(),
+        "accelerator": accelerator,
         **versions,
     }

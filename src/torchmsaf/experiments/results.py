@@ -13,17 +13,22 @@ Every file appears whole or not at all, but for the last line of a metrics file,
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import quote
 
 from torch import Tensor
 
 from torchmsaf.analysis.report import render_html, render_markdown, render_text
-from torchmsaf.analysis.table import Table, build_table
+from torchmsaf.analysis.table import Table, build_table, label
 from torchmsaf.errors import ResultError, require
 
 Json = dict[str, Any]
@@ -54,30 +59,48 @@ class ResultFolder:
             ResultError: the folder has results and ``resume`` is False; or it has those of another comparison.
         """
         folder = cls(path)
-        file = folder.path / "config.json"
+        try:
+            folder._open(config, splits, versions, resume)
+        except OSError as error:
+            raise ResultError(f"{folder.path} cannot be written: {error}; choose another --out") from error
+        return folder
+
+    def _open(self, config: Json, splits: Json, versions: Json, resume: bool) -> None:
+        file, starts = self.path / "config.json", []
         if file.exists():
             if not resume:
                 raise ResultError(
-                    f"{folder.path} has results already: add --resume to go on with them, or choose another --out"
+                    f"{self.path} has results already: add --resume to go on with them, or choose another --out"
                 )
-            old = folder.config()
-            changed = [key for key in sorted({*old, *config} - {"starts"}) if old.get(key) != config.get(key)]
-            if changed:
-                told = "; ".join(
-                    f"{key}: {_short(old.get(key))} there, {_short(config.get(key))} now" for key in changed
-                )
-                raise ResultError(
-                    f"{folder.path} holds another comparison ({told}): use the same arguments, or another --out"
-                )
-            _write(file, json.dumps({**old, "starts": [*old["starts"], versions]}, indent=1))
-            return folder
-        if folder.path.exists() and any(folder.path.iterdir()):
-            raise ResultError(f"{folder.path} is not empty and is no result folder: choose another --out")
-        (folder.path / "metrics").mkdir(parents=True)
-        (folder.path / "weights").mkdir()
-        _write(folder.path / "splits.json", json.dumps(splits))
-        _write(file, json.dumps({**config, "starts": [versions]}, indent=1))
-        return folder
+            old = self.config()
+            self._check_same(old, config, splits)
+            starts = old["starts"]
+        elif self.path.exists() and not self._is_unborn():
+            raise ResultError(f"{self.path} is not empty and is no result folder: choose another --out")
+        (self.path / "metrics").mkdir(parents=True, exist_ok=True)
+        (self.path / "weights").mkdir(exist_ok=True)
+        _write(self.path / "splits.json", json.dumps(splits))
+        _write(file, json.dumps({**config, "starts": [*starts, versions]}, indent=1))
+
+    def _is_unborn(self) -> bool:
+        """Empty, or what a process leaves that was killed while it made the folder."""
+        ours = {"metrics", "weights", "splits.json"}
+        names = {entry.name for entry in self.path.iterdir() if not entry.name.endswith(".part")}
+        return not names or (names <= ours and not any((self.path / "metrics").iterdir()))
+
+    def _check_same(self, old: Json, config: Json, splits: Json) -> None:
+        changed = [
+            f"{key}{_difference(old.get(key), config.get(key))}"
+            for key in sorted({*old, *config} - {"starts"})
+            if old.get(key) != config.get(key)
+        ]
+        file = self.path / "splits.json"
+        if not changed and file.exists() and json.loads(file.read_text()) != splits:
+            changed = ["the ids of the folds, as another --split-seed makes them"]
+        if changed:
+            raise ResultError(
+                f"{self.path} holds another comparison ({'; '.join(changed)}): use the same arguments, or another --out"
+            )
 
     def config(self) -> Json:
         """The configuration.
@@ -130,18 +153,21 @@ class UnitFile:
         path = self.folder.path / self.done[key]["weights"]
         if not path.is_file():
             raise ResultError(f"{path} is missing though its metrics are there: put it back, or use another --out")
-        tensors: dict[str, Tensor] = require("safetensors.torch", "compare").load_file(path)
+        try:
+            tensors: dict[str, Tensor] = require("safetensors.torch", "compare").load_file(path)
+        except require("safetensors", "compare").SafetensorError as error:
+            raise ResultError(f"{path} is broken ({error}): put it back, or use another --out") from error
         return tensors
 
     def save(self, key: str, record: Json, state: Mapping[str, Tensor]) -> None:
         """Write weights, then the record that names them."""
-        relative = f"weights/{self.name}/{key}.safetensors"
+        relative = f"weights/{self.name}/{_file_name(key)}.safetensors"
         path = self.folder.path / relative
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: value.detach().contiguous().clone() for name, value in state.items()}
         _write(path, require("safetensors.torch", "compare").save(tensors))
         record = {"key": key, **record, "weights": relative}
-        self.file.write(json.dumps(record).encode() + b"\n")
+        self.file.write(json.dumps(_plain(record), allow_nan=False).encode() + b"\n")
         self.file.flush()
         os.fsync(self.file.fileno())
         self.done[key] = record
@@ -159,7 +185,7 @@ def make_table(folder: ResultFolder) -> Table:
         raise ResultError(f"{folder.path} holds no finished method yet: go on with --resume")
     protocol = config["protocol"]
     caption = protocol["description"] + (f" ({protocol['citation']})" if protocol["citation"] else "")
-    return build_table(
+    table = build_table(
         records,
         title=config["title"],
         protocol=caption,
@@ -167,6 +193,16 @@ def make_table(folder: ResultFolder) -> Table:
         higher_is_better=config["objective"]["higher_is_better"],
         expected_runs=protocol["folds"] * len(config["seeds"]),
     )
+    return replace(table, notes=(*table.notes, *_note_on_divergence(folder.records())))
+
+
+def _note_on_divergence(records: Sequence[Json]) -> list[str]:
+    counts = Counter(label(record) for record in records if record["diverged"] and record["stage"] != "start")
+    starts = Counter(record["modality"] for record in records if record["diverged"] and record["stage"] == "start")
+    told = [f"{name} ({number})" for name, number in counts.items()]
+    told += [f"the start of every row from {name} ({number})" for name, number in starts.items()]
+    advice = "The best epoch before that was kept. A smaller --learning-rate may help."
+    return [f"Trainings whose loss became no finite number: {', '.join(told)}. {advice}"] if told else []
 
 
 def write_tables(folder: ResultFolder) -> Table:
@@ -196,14 +232,35 @@ def _read_lines(path: Path) -> list[Json]:
     return records
 
 
+def _file_name(key: str) -> str:
+    """A name that every file system takes, unlike for unlike keys: what users named may hold anything."""
+    name = quote(key, safe=" ,=+")
+    return name if len(name) <= 150 else f"{name[:100]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+
+
+def _plain(value: Any) -> Any:
+    """Numbers that JSON does not have, NaN and infinity, as null."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _fold_and_seed(path: Path) -> tuple[int, int]:
     fold, seed = path.stem.split(".")
     return int(fold.removeprefix("fold-")), int(seed.removeprefix("seed-"))
 
 
+def _difference(old: Any, new: Any) -> str:
+    """Where two values of a configuration differ: ``.epochs: 3 there, 4 now``."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        key = next(key for key in [*old, *new] if old.get(key) != new.get(key))
+        return f".{key}{_difference(old.get(key), new.get(key))}"
+    return f": {_short(old)} there, {_short(new)} now"
+
+
 def _short(value: object) -> str:
     text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= 100 else text[:97] + "..."
 
 
 def _lock(file: IO[bytes]) -> None:

@@ -23,8 +23,7 @@ class Averaging(LateFusion):
         number = here.sum(0)
         if self.regression:
             return (stacked * here).sum(0) / number.clamp(min=1)
-        # log of the mean of softmax(z_m), without leaving the log domain: absent modalities weigh log 0
-        weight = torch.where(here > 0, 0.0, torch.finfo(stacked.dtype).min)
-        logs = torch.log_softmax(stacked, dim=2)
-        mean = torch.logsumexp(logs + weight, dim=0) - number.clamp(min=1).log()
+        # log of the mean of softmax(z_m), without leaving the log domain: absent modalities count as log 0
+        logs = torch.log_softmax(stacked, dim=2).masked_fill(here == 0, torch.finfo(stacked.dtype).min)
+        mean = torch.logsumexp(logs, dim=0) - number.clamp(min=1).log()
         return torch.where(number > 0, mean, logs.new_zeros(()))

@@ -60,8 +60,8 @@ def find_method(name: str) -> Method:
     """
     if name not in METHODS:
         close = difflib.get_close_matches(name, METHODS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise FusionInputError(f"no fusion method {name!r}{hint} There are: {', '.join(METHODS)}")
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise FusionInputError(f"no fusion method {name!r}{hint}; there are: {', '.join(METHODS)}")
     return METHODS[name]
 
 

@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,8 @@ class FusedNetwork(nn.Module):
     predictions are multiplied then (their logits summed, as in the paper), or averaged in regression.
 
     Args:
-        networks: one network a modality, in order. Their parameters keep their names under ``networks.<modality>.``
+        networks: one network a modality, in order. Their parameters keep their names under ``networks.<modality>.``,
+            with the modality's name as :func:`module_name` writes it.
         method: name of the method; None for a single network without fusion.
         outputs: K.
         options: arguments of the method.
@@ -57,10 +58,10 @@ class FusedNetwork(nn.Module):
         regression: bool = False,
     ) -> None:
         super().__init__()
-        for name in networks:
-            if not name or "." in name or hasattr(nn.ModuleDict(), name):
-                raise FusionInputError(f"modality name {name!r} cannot name a module; choose another, without dots")
-        self.networks = nn.ModuleDict(networks)
+        names = {name: module_name(name) for name in networks}
+        if len(set(names.values())) < len(names):
+            raise FusionInputError(f"modality names {', '.join(map(repr, names))} are too alike: rename one")
+        self.networks = nn.ModuleDict({names[name]: network for name, network in networks.items()})
         self.stage = None if method is None else find_method(method).stage
         self.outputs = outputs
         if method is None and len(networks) != 1:
@@ -96,13 +97,13 @@ class FusedNetwork(nn.Module):
         for back in range(max(len(net.stages) for net in nets), 0, -1):
             for m, net in enumerate(nets):
                 if back <= len(net.stages):
-                    maps[m] = _run(net.stages[-back], maps[m], rows[m])
+                    maps[m] = _run(net, net.stages[-back], maps[m], rows[m])
             if back <= len(self.points):
                 maps = self.points[-back](maps, present=present)
-        vectors = [_run(net.feature, x, here) for net, x, here in zip(nets, maps, rows, strict=True)]
+        vectors = [_run(net, net.feature, x, here) for net, x, here in zip(nets, maps, rows, strict=True)]
         if self.stage == "early":
             return Fused(self.decide(vectors, present=present), ())
-        parts = [_run(net.head, v, here) for net, v, here in zip(nets, vectors, rows, strict=True)]
+        parts = [_run(net, net.head, v, here) for net, v, here in zip(nets, vectors, rows, strict=True)]
         return Fused(self.decide(parts, present=present), tuple(parts))
 
     def training_loss(self, fused: Fused, target: Tensor, present: Tensor | None, criterion: Criterion) -> Tensor:
@@ -118,29 +119,42 @@ class FusedNetwork(nn.Module):
         yield from self.decide.parameters()
 
     def _nets(self) -> list[StagedNetwork]:
-        return [net for net in self.networks.values() if isinstance(net, StagedNetwork)]
+        return [cast(StagedNetwork, net) for net in self.networks.values()]
 
 
-def _run(part: Any, x: Tensor, rows: Tensor | None) -> Tensor:
+def module_name(modality: str) -> str:
+    """What a modality is called in a state dict: its name, without what the name of a module cannot have."""
+    name = modality.replace(".", "_")
+    return f"{name}_" if not name or hasattr(nn.ModuleDict, name) else name
+
+
+def _run(net: nn.Module, part: Callable[[Tensor], Tensor], x: Tensor, rows: Tensor | None) -> Tensor:
     """Run a part of a network on the rows that have the modality; the others come out as zeros.
 
     In training, absent rows are left out, so that batch norm never sees them. In evaluation rows do not meet.
     """
-    if rows is None or not getattr(part, "training", False) or bool(rows.all()):
-        y: Tensor = part(x)
-        return y
+    if rows is None or not net.training or bool(rows.all()):
+        return part(x)
     if int(rows.sum()) < 2:  # no statistics of one row: use the running ones
-        with _evaluating(part):
-            y = part(x)
-        return torch.where(rows.view(-1, *[1] * (y.dim() - 1)), y, 0)
-    some: Tensor = part(x[rows])
+        with _evaluating(net):
+            y = part(torch.where(_over(rows, x), x, 0))
+        return torch.where(_over(rows, y), y, 0)
+    some = part(x[rows])
     return some.new_zeros(len(x), *some.shape[1:]).index_put((rows.nonzero()[:, 0],), some)
 
 
+def _over(rows: Tensor, x: Tensor) -> Tensor:
+    """Flags ``(B,)`` in the rank of ``x``."""
+    return rows.view(-1, *[1] * (x.dim() - 1))
+
+
 @contextmanager
-def _evaluating(part: nn.Module) -> Iterator[None]:
-    part.eval()
+def _evaluating(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode; each module has its own flag back afterwards."""
+    flags = {module: module.training for module in net.modules()}
+    net.eval()
     try:
         yield
     finally:
-        part.train()
+        for module, training in flags.items():
+            module.training = training

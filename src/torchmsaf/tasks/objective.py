@@ -66,7 +66,7 @@ class Objective:
         functional = require("torchmetrics.functional", "compare")
         value = prediction[:, 0] * self.std + self.mean
         values["mae"] = float(functional.mean_absolute_error(value, target))
-        constant = bool(value.std() < 1e-9) or bool(target.std() < 1e-9)  # no correlation with a constant
+        constant = min(float(x.std(correction=0)) for x in (value, target)) < 1e-9  # no correlation with a constant
         values["pearson"] = float("nan") if constant else float(functional.pearson_corrcoef(value, target))
         if self.kind == "sentiment":
             values.update(sentiment_classes(value, target))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import logging
+import math
 import time
 import warnings
 from dataclasses import dataclass
@@ -16,25 +16,7 @@ from torch import Tensor
 from torchmsaf.tasks.batches import Batch, Part, training_batches
 from torchmsaf.tasks.network import FusedNetwork
 from torchmsaf.tasks.objective import Objective
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How every network and method is trained.
-
-    Attributes:
-        epochs: at most so many.
-        patience: stop after so many epochs without a better validation loss.
-        batch_size: samples a batch.
-        learning_rate: of Adam.
-        weight_decay: of Adam.
-    """
-
-    epochs: int = 20
-    patience: int = 5
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
+from torchmsaf.tasks.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -46,12 +28,14 @@ class Trained:
         epochs: epochs trained.
         best_epoch: the kept epoch; 0 = before training.
         seconds: wall time.
+        diverged: the loss was not finite at some point, and training stopped there.
     """
 
     validation: dict[str, float]
     epochs: int
     best_epoch: int
     seconds: float
+    diverged: bool
 
 
 class FusionTask(lightning.LightningModule):
@@ -76,19 +60,29 @@ class FusionTask(lightning.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam on everything that is not frozen."""
         parameters = [p for p in self.network.parameters() if p.requires_grad]
+        # fused: one kernel for all parameters, a quarter of the time of the step on a CPU
         return torch.optim.Adam(
             parameters, lr=self.recipe.learning_rate, weight_decay=self.recipe.weight_decay, fused=True
         )
 
 
 class KeepBest(lightning.Callback):
-    """Measure validation before training and after each epoch, keep the best state, stop when patience is over."""
+    """Measure validation before training and after each epoch, keep the best state, stop when patience is over.
+
+    Training stops too when the validation loss is no finite number: nothing better comes after that.
+
+    Args:
+        validation: samples that choose the epoch.
+        objective: whose loss chooses.
+        patience: epochs without a better one.
+    """
 
     def __init__(self, validation: Part, objective: Objective, patience: int) -> None:
         self.validation, self.objective, self.patience = validation, objective, patience
-        self.metrics: dict[str, float] = {"loss": float("inf")}
-        self.state: dict[str, Any] = {}
+        self.metrics: dict[str, float] = {}
+        self.state: dict[str, Tensor] = {}
         self.best_epoch = self.epochs = 0
+        self.diverged = False
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Epoch 0: what the network can do before training."""
@@ -102,10 +96,11 @@ class KeepBest(lightning.Callback):
         self.epochs = epoch
         network: Any = module.network
         metrics = evaluate(network, self.validation, self.objective)
+        self.diverged = not math.isfinite(metrics["loss"])
         if not self.state or metrics["loss"] < self.metrics["loss"]:
             self.metrics, self.best_epoch = metrics, epoch
-            self.state = copy.deepcopy(network.state_dict())
-        if epoch - self.best_epoch >= self.patience:
+            self.state = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        if self.diverged or epoch - self.best_epoch >= self.patience:
             trainer.should_stop = True
 
 
@@ -152,7 +147,7 @@ def train(
     network.cpu()
     network.load_state_dict(best.state)
     network.eval()
-    return Trained(best.metrics, best.epochs, best.best_epoch, time.perf_counter() - start)
+    return Trained(best.metrics, best.epochs, best.best_epoch, time.perf_counter() - start, best.diverged)
 
 
 @torch.no_grad()

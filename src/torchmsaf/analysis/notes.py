@@ -1,0 +1,97 @@
+"""The notes under a comparison table: what its numbers are, and what is missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torchmsaf.analysis.statistics import PairedTest
+
+if TYPE_CHECKING:
+    from torchmsaf.analysis.table import Table
+
+
+def notes_of(table: Table) -> list[str]:
+    """All notes of a table, in reading order."""
+    tests = [row.difference for row in table.rows if row.difference is not None]
+    notes = [_note_on_runs(table), _note_on_direction(table), _note_on_reference(table)]
+    if any(test.rule != "none" for test in tests):
+        notes.append(_note_on_test(table, tests))
+    notes.append("No row is marked as the winner: that would be a choice made by test scores.")
+    return notes + _note_on_gaps(table)
+
+
+def _note_on_runs(table: Table) -> str:
+    folds, seeds = _count(table.n_folds, "fold"), _count(table.n_seeds, "seed")
+    if table.n_folds > 1:
+        return (
+            f"{folds}, {seeds}. Scores are means over folds, seeds averaged within each fold first; ± is one standard "
+            "error over the fold means. Folds share training samples, so it leans small."
+        )
+    if table.n_seeds > 1:
+        return (
+            f"{folds}, {seeds}. With one fold ± is one standard error over the seeds: it tells how much the seed "
+            "matters, and nothing about other samples or splits."
+        )
+    return f"{folds}, {seeds}: single values, with no ± and no p. A difference between them may be chance."
+
+
+def _note_on_direction(table: Table) -> str:
+    metrics = (table.score, *table.others)
+    sides = []
+    for word, side in (("Higher", True), ("Lower", False)):
+        names = [metric.name for metric in metrics if metric.higher_is_better is side]
+        sides += [f"{word} is better: {', '.join(names)}."] if names else []
+    percent = ["Scores with % are in percent, their differences in points."] if any(m.percent for m in metrics) else []
+    return " ".join(sides + percent)
+
+
+def _note_on_reference(table: Table) -> str:
+    if table.reference is None:
+        return (
+            f"No unimodal network has a mean validation {table.score.name} over the runs that all of them have, so "
+            "there is no reference for differences."
+        )
+    return (
+        f"difference: to {table.rows[table.reference].method!r} (ref.), the unimodal network with the best mean "
+        f"validation {table.score.name} (test scores did not choose it), on the runs both have; the score "
+        "minus the reference's."
+    )
+
+
+def _note_on_test(table: Table, tests: Sequence[PairedTest]) -> str:
+    made = sum(not math.isnan(test.p_value) for test in tests)
+    rule = "paired t-test over the seeds of one fold"
+    if table.n_folds > 1:
+        rule = "corrected resampled t-test over folds (Nadeau & Bengio, 2003), n_test / n_train from the records"
+    return f"p: {rule}, two-sided, for one comparison alone; not corrected for the {made} made here."
+
+
+def _note_on_gaps(table: Table) -> list[str]:
+    """Say what is not there: runs, folds, values, numbers."""
+    notes = []
+    short = [f"{row.method} {row.runs} of {row.expected}" for row in table.rows if row.runs < row.expected]
+    if short:
+        notes.append(f"Incomplete, so rows may not be comparable; runs done: {'; '.join(short)}.")
+    narrow = [row.method for row in table.rows if row.score.n_folds == 1 < table.n_folds]
+    if narrow:
+        notes.append(f"One fold only so far, so no ± and no p: {'; '.join(narrow)}.")
+    partial, broken = [], []
+    for row in table.rows:
+        values = {table.score.name: row.score, **row.others}
+        values |= {f"without {name}": value for name, value in row.missing.items()}
+        for name, value in values.items():
+            if value is not None and value.n_runs < row.runs:
+                partial.append(f"{row.method}, {name}: {value.n_runs} of {row.runs}")
+            if value is not None and not math.isfinite(value.mean):
+                broken.append(f"{row.method}, {name}")
+    if partial:
+        notes.append(f"Measured in some of the runs only: {'; '.join(partial)}.")
+    if broken:
+        notes.append(f"Not a finite number in at least one run, so no mean: {'; '.join(broken)}.")
+    return notes
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

@@ -1,0 +1,39 @@
+"""How every network and method of a comparison is trained."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torchmsaf.errors import DataError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The budget of a training, and its optimizer.
+
+    Attributes:
+        epochs: at most so many.
+        patience: stop after so many epochs without a better validation loss.
+        batch_size: samples a batch, 2 or more: batch norm cannot train on one.
+        learning_rate: of Adam.
+        weight_decay: of Adam.
+
+    Raises:
+        DataError: a number out of its range.
+    """
+
+    epochs: int = 20
+    patience: int = 5
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("patience", 1), ("batch_size", 2)):
+            if getattr(self, name) < least:
+                raise DataError(f"{name} is {getattr(self, name)}; {least} or more is needed")
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise DataError(f"learning_rate is {self.learning_rate}; a number greater than 0 is needed")
+        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
+            raise DataError(f"weight_decay is {self.weight_decay}; a number of 0 or more is needed")

@@ -1,0 +1,52 @@
+"""Protects the list of methods: names, suggestions, errors, and that one line adds a method."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from torchmsaf import MSAF
+from torchmsaf.errors import FusionInputError
+from torchmsaf.fusion import METHODS, LateFusion, Method, create_fusion, find_method, list_fusions
+
+
+def test_the_methods_of_this_release() -> None:
+    assert list(METHODS) == ["averaging", "multiplication", "multiplicative", "concat", "mmtm", "msaf"]
+    assert [method.stage for method in list_fusions()] == ["late"] * 3 + ["early"] + ["intermediate"] * 2
+    assert all(method.paper for method in list_fusions())
+    assert [method.name for method in list_fusions() if not method.regression] == ["multiplication", "multiplicative"]
+
+
+def test_create() -> None:
+    assert isinstance(create_fusion("msaf", channels=(8, 4), block_dropout=0.2), MSAF)
+    assert create_fusion("averaging", modalities=2, regression=True)([torch.ones(1, 1), torch.zeros(1, 1)]).item() == 0.5
+
+
+@pytest.mark.parametrize(("name", "hint"), [("mssaf", "(did you mean 'msaf'?)"), ("Concat", "(did you mean 'concat'?)")])
+def test_a_close_name_is_suggested(name: str, hint: str) -> None:
+    with pytest.raises(FusionInputError, match="no fusion method") as error:
+        find_method(name)
+    assert hint in str(error.value)
+    assert "averaging, multiplication, multiplicative, concat, mmtm, msaf" in str(error.value)
+
+
+def test_a_strange_name_gets_the_list_alone() -> None:
+    with pytest.raises(FusionInputError, match=r"no fusion method 'xyz'; there are: averaging"):
+        find_method("xyz")
+
+
+def test_an_option_that_a_method_does_not_take_names_method_and_option() -> None:
+    with pytest.raises(FusionInputError, match=r"msaf: .*'blok'"):
+        create_fusion("msaf", channels=(8, 4), blok=3)
+    with pytest.raises(FusionInputError, match=r"averaging: .*modalities"):
+        create_fusion("averaging")
+
+
+def test_a_new_method_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class First(LateFusion):
+        def forward(self, logits, *, present=None):  # type: ignore[no-untyped-def]
+            return self.read(logits, present)[0][0]
+
+    monkeypatch.setitem(METHODS, "first", Method("first", "late", First, "nobody", None))
+    x = torch.randn(2, 3)
+    assert torch.equal(create_fusion("first", modalities=2)([x, -x]), x)
