@@ -70,7 +70,9 @@ def main() -> None:
         no_sound = torch.tensor([True, False]).expand(256, 2)
         answer = network(image, torch.full_like(sound, torch.nan), no_sound)  # whatever is there is not read
         print(f"without sound: accuracy {(answer.argmax(1) == label).float().mean():.2f}")
-        for name, attention in zip(("image", "sound"), network.fusion.attention(network.maps(image, sound)), strict=True):
+        for name, attention in zip(
+            ("image", "sound"), network.fusion.attention(network.maps(image, sound)), strict=True
+        ):
             print(f"{name}: attention {tuple(attention.shape)}, share of its blocks {attention.sum(2).mean():.2f}")
 
 

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="torchmsaf", description="Multimodal fusion for networks you already have, and fair comparisons of it."
     )
     parser.add_argument("--version", action="version", version=f"torchmsaf {__version__}")
@@ -75,6 +75,14 @@ def _parser() -> argparse.ArgumentParser:
     methods = commands.add_parser("methods", help="the fusion methods")
     methods.set_defaults(run=_methods)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong; the usage of a command is a screen long."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the process with 2."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def _add_arrays(parser: argparse.ArgumentParser) -> None:
@@ -249,7 +257,8 @@ def _table(options: argparse.Namespace) -> None:
     from torchmsaf.experiments.results import ResultFolder, write_tables
 
     table = write_tables(ResultFolder(options.folder))
-    print({"text": render_text, "markdown": render_markdown, "html": render_html}[options.format](table))
+    render = {"text": render_text, "markdown": render_markdown, "html": render_html}[options.format]
+    print(render(table), end="")
 
 
 def _methods(options: argparse.Namespace) -> None:

@@ -26,6 +26,8 @@ from torchmsaf.ops.checks import (
     check_masks,
     check_present,
     check_segments,
+    check_share,
+    is_integer,
 )
 from torchmsaf.ops.normalize import JointNorm, normalize_joint
 from torchmsaf.ops.published import read_published
@@ -36,8 +38,9 @@ from torchmsaf.ops.support import Support, make_supports
 class BlockDropout(nn.Module):
     """Drop whole blocks of features in training (Sec. 3.1).
 
-    A keep mask is drawn for every sample and block from torch's generator, on the blocks' device, and scaled by
-    1 / (1 - p), so that its mean is one. In evaluation nothing is dropped.
+    A keep mask is drawn for every sample and block from torch's generator, on the blocks' device and in their type, and
+    scaled by 1 / (1 - p), so that its mean is one. In evaluation nothing is dropped. Inside MSAF the blocks are pooled ones,
+    in float32 for half-precision maps.
 
     Args:
         p: probability of dropping a block, in [0, 1).
@@ -48,9 +51,7 @@ class BlockDropout(nn.Module):
 
     def __init__(self, p: float = 0.0) -> None:
         super().__init__()
-        if not 0.0 <= p < 1.0:
-            raise FusionInputError(f"block_dropout is a probability in [0, 1), got {p}; use 0 for no dropout")
-        self.p = float(p)
+        self.p = check_share("block_dropout", p, said="a probability in [0, 1)", below_one=True)
 
     def mask(self, like: Tensor) -> Tensor | None:
         """The scaled keep mask, one value a block of ``like`` ``(..., C)``: ``(..., 1)``; None when nothing is dropped."""
@@ -156,17 +157,17 @@ class MSAF(nn.Module):
             "reduction", usual if reduction is None else reduction, advice="None is 4 for up to two modalities, else 2"
         )
         self.segments = check_integer("segments", segments, advice="1 is no segments")
+        if not is_integer(segment_dim):
+            raise FusionInputError(f"segment_dim is the integer of an axis, 2 or more or negative, got {segment_dim!r}")
         if segment_dim in (0, 1):
             raise FusionInputError(f"segment_dim={segment_dim} is the batch or the channels; positions start at 2")
-        if not 0.0 <= min_attention <= 1.0:
-            raise FusionInputError(f"min_attention is λ in [0, 1], got {min_attention}")
+        self.min_attention = check_share("min_attention", min_attention, said="λ in [0, 1]")
         joint = self.block_channels // self.reduction
         if joint == 0:
             raise FusionInputError(
                 f"the joint representation has C' = floor(block_channels / reduction) = floor({self.block_channels} / "
                 f"{self.reduction}) = 0 channels; choose reduction <= {self.block_channels}, or larger block_channels"
             )
-        self.min_attention = float(min_attention)
         self.segment_dim = segment_dim
         self.identity_start = identity_start
         self.blocks = block_counts(self.channels, self.block_channels)
@@ -205,15 +206,7 @@ class MSAF(nn.Module):
                 f"batch norm cannot train on a batch of {batch}: use MSAF(..., norm='layer'), or batches of two and more "
                 "(drop_last=True in the loader), or .eval()"
             )
-        with _full_precision(descriptors[0]):
-            # Split (Sec. 3, Fig. 2a). The maps are pooled first and summed after: Eqs. 1 and 2 are both sums.
-            blocks = split_blocks(descriptors, self.block_channels)  # (…, B, N, C)
-            keep = self.block_dropout.mask(blocks)
-            # Join
-            joint = self._join(blocks if keep is None else blocks * keep, alive, training=self.norm.training)
-            # Highlight
-            gate = self._soften(self.highlight(joint), alive)  # Eqs. 4 and 5
-            gates = merge_blocks(gate if keep is None else gate * keep, self.channels)
+        gates = self._gates(descriptors, alive)
         return rescale(gates)  # Eq. 6
 
     def attention(
@@ -312,6 +305,18 @@ class MSAF(nn.Module):
         descriptors, rescale = recalibrate(maps, supports, segments=self.segments, segment_dims=dims, dtype=dtype)
         return descriptors, alive, rescale
 
+    def _gates(self, descriptors: Sequence[Tensor], alive: Tensor | None) -> list[Tensor]:
+        """The three phases of Sec. 3 on the descriptors: one gate a channel, ``(…, B, C_m)`` a modality."""
+        with _full_precision(descriptors[0]):
+            # Split (Fig. 2a). The maps are pooled first and summed after: Eqs. 1 and 2 are both sums.
+            blocks = split_blocks(descriptors, self.block_channels)  # (…, B, N, C)
+            keep = self.block_dropout.mask(blocks)
+            # Join
+            joint = self._join(blocks if keep is None else blocks * keep, alive, training=self.norm.training)
+            # Highlight
+            gate = self._soften(self.highlight(joint), alive)  # Eqs. 4 and 5
+            return merge_blocks(gate if keep is None else gate * keep, self.channels)
+
     def _join(self, blocks: Tensor, alive: Tensor | None, *, training: bool) -> Tensor:
         """Eqs. 1-3: G, the sum of all blocks, then Z = ReLU(BN(W_Z G + b_Z)); ``(…, B, C')``."""
         joint = self.join(blocks.sum(-2))
@@ -320,8 +325,10 @@ class MSAF(nn.Module):
             rows = None if rows is None else rows.unsqueeze(1)
             return F.relu(normalize_joint(self.norm, joint, rows, training=training))
         rows = None if rows is None else rows.T
-        flat = normalize_joint(self.norm, joint.transpose(0, 1).flatten(1), rows, training=training)
-        return F.relu(flat).view(flat.shape[0], self.segments, -1).transpose(0, 1)
+        q, batch, width = joint.shape
+        flat = joint.transpose(0, 1).reshape(batch, q * width)
+        flat = normalize_joint(self.norm, flat, rows, training=training)
+        return F.relu(flat).view(batch, q, width).transpose(0, 1)
 
     def _soften(self, logits: Tensor, alive: Tensor | None) -> Tensor:
         """The gate λ + (1 - λ) A, or λ + (1 - λ) n A with the identity start; ``(…, B, N, C)``."""
@@ -357,4 +364,5 @@ def _make_norm(norm: str, segments: int, joint: int) -> JointNorm:
 def _full_precision(like: Tensor) -> AbstractContextManager[object]:
     """Keep autocast out of the join and the softmax."""
     kind = like.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if on else nullcontext()

@@ -18,7 +18,7 @@ def test_the_methods_of_this_release() -> None:
 
 
 def test_create() -> None:
-    assert isinstance(create_fusion("msaf", channels=(8, 4), block_dropout=0.2), MSAF)
+    assert isinstance(create_fusion("msaf", channels=(8, 16), block_dropout=0.2), MSAF)
     assert create_fusion("averaging", modalities=2, regression=True)([torch.ones(1, 1), torch.zeros(1, 1)]).item() == 0.5
 
 
@@ -37,7 +37,7 @@ def test_a_strange_name_gets_the_list_alone() -> None:
 
 def test_an_option_that_a_method_does_not_take_names_method_and_option() -> None:
     with pytest.raises(FusionInputError, match=r"msaf: .*'blok'"):
-        create_fusion("msaf", channels=(8, 4), blok=3)
+        create_fusion("msaf", channels=(8, 16), blok=3)
     with pytest.raises(FusionInputError, match=r"averaging: .*modalities"):
         create_fusion("averaging")
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -96,7 +97,7 @@ class ConvNet(StagedNetwork):
         kept = tuple(min(size, 2 if rank == 3 else 4) for size in positions)
         average = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)[rank - 1]
         self.pool: nn.Module = average(kept) if kept != tuple(positions) else nn.Identity()
-        self.width = self.channels[-1] * int(torch.tensor(kept).prod())
+        self.width = self.channels[-1] * math.prod(kept)
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(self.width, outputs))
         if rank == 2:
             self.to(memory_format=torch.channels_last)  # maximum pooling on the CPU is eight times as fast

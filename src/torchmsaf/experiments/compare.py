@@ -15,7 +15,7 @@ import torch
 from torchmsaf.analysis.table import Table
 from torchmsaf.backbones.by_rank import network_for
 from torchmsaf.data import Fold, Protocol, Samples, check_fold, fold_ids
-from torchmsaf.errors import DataError, ProtocolError
+from torchmsaf.errors import DataError, FusionInputError, ProtocolError
 from torchmsaf.experiments.methods import MethodChoice
 from torchmsaf.experiments.progress import progress
 from torchmsaf.experiments.results import ResultFolder, write_tables
@@ -24,6 +24,9 @@ from torchmsaf.experiments.unit import Unit
 from torchmsaf.tasks.network import FusedNetwork
 from torchmsaf.tasks.objective import Objective
 from torchmsaf.tasks.recipe import Recipe
+
+# more than a machine that compares can hold: a slip in the options of a method
+MOST_PARAMETERS = 10**9
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,15 +84,22 @@ class Comparison:
         for fold in self.protocol.folds:
             check_fold(fold, self.samples)
             self._check_presence(fold)
-        shapes = {name: value.shape[1:] for name, value in self.samples.features.items()}
+        self._check_networks()
+
+    def _check_networks(self) -> None:
         outputs = self.samples.n_outputs
         networks = {
-            name: network_for(shape, outputs, class_path=self.networks.get(name)) for name, shape in shapes.items()
+            name: network_for(value.shape[1:], outputs, class_path=self.networks.get(name))
+            for name, value in self.samples.features.items()
         }
         for choice in self.methods:
-            FusedNetwork(
-                networks, choice.name, outputs=outputs, options=choice.options, regression=self.samples.regression
-            )
+            with torch.device("meta"):  # a fusion without memory: its size is seen before it is paid for
+                network = FusedNetwork(
+                    networks, choice.name, outputs=outputs, options=choice.options, regression=self.samples.regression
+                )
+            count = sum(p.numel() for p in network.parameters())
+            if count > MOST_PARAMETERS:
+                raise FusionInputError(f"method {choice.key!r} has {count:,} parameters: check its options")
 
     def _check_presence(self, fold: Fold) -> None:
         """Each modality is there often enough to train its own network, and to choose its epoch."""
@@ -154,6 +164,8 @@ def compare(
     """
     if jobs is not None and jobs < 1:
         raise DataError(f"jobs is {jobs}; 1 or more is needed")
+    if accelerator == "gpu" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        raise DataError("accelerator is gpu, and torch finds none; cpu or auto is needed")
     comparison.check()
     splits = {str(fold.index): fold_ids(fold, comparison.samples) for fold in comparison.protocol.folds}
     folder = ResultFolder.create(out, comparison.config(), splits, _versions(accelerator), resume=resume)

@@ -49,7 +49,10 @@ def parse_method(text: str) -> MethodChoice:
         key, equals, value = part.partition("=")
         if not equals or not key.strip():
             raise FusionInputError(f"method {text!r}: expected name:option=value,option=value, got {part!r}")
-        options[key.strip()] = yaml.safe_load(value)
+        try:
+            options[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise FusionInputError(f"method {text!r}: option {key.strip()!r} cannot be read: {value!r}") from error
     return MethodChoice(name.strip(), options)
 
 

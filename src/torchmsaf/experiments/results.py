@@ -208,8 +208,8 @@ def _note_on_divergence(records: Sequence[Json]) -> list[str]:
 def write_tables(folder: ResultFolder) -> Table:
     """Build the table and write it as text, Markdown and HTML."""
     table = make_table(folder)
-    _write(folder.path / "table.txt", render_text(table) + "\n")
-    _write(folder.path / "table.md", render_markdown(table) + "\n")
+    _write(folder.path / "table.txt", render_text(table))
+    _write(folder.path / "table.md", render_markdown(table))
     _write(folder.path / "table.html", render_html(table))
     return table
 

@@ -59,10 +59,11 @@ def relative_attention(logits: Tensor, alive: Tensor | None) -> Tensor:
     if alive is not None:
         logits = logits + _bar(alive, logits)
     powers = torch.exp(logits - logits.detach().amax(-2, keepdim=True))
-    number = logits.shape[-2] if alive is None else alive.sum(-2, keepdim=True)
+    # a tensor: a Python number over a tensor is its reciprocal times the number, which rounds twice
+    number = logits.new_full((), logits.shape[-2]) if alive is None else alive.sum(-2, keepdim=True)
     return powers * (number / powers.sum(-2, keepdim=True))
 
 
 def _bar(alive: Tensor, logits: Tensor) -> Tensor:
     """What keeps a block out of a softmax: so low that its power is exactly 0, beside any block that takes part."""
-    return torch.where(alive, 0.0, torch.finfo(logits.dtype).min / 2).to(logits.dtype)
+    return torch.where(alive, logits.new_zeros(()), torch.finfo(logits.dtype).min / 2)

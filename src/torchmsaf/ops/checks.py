@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,16 +20,29 @@ def check_channels(channels: Sequence[int]) -> tuple[int, ...]:
     if not counts:
         raise FusionInputError("channels is empty: give one count a modality, such as (1024, 32)")
     for m, count in enumerate(counts):
-        if isinstance(count, bool) or not hasattr(count, "__index__") or count.__index__() < 1:
+        if not is_integer(count) or count < 1:
             raise FusionInputError(f"channels of modality {m}: expected a positive integer, got {count!r}")
-    return tuple(count.__index__() for count in counts)
+    return tuple(int(count) for count in counts)
 
 
-def check_integer(name: str, value: object, *, advice: str) -> int:
+def is_integer(value: object) -> bool:
+    """Whether it is a whole number of any kind but booleans: int, NumPy's, and a compiler's symbolic one."""
+    return isinstance(value, numbers.Integral | torch.SymInt) and not isinstance(value, bool)
+
+
+def check_integer(name: str, value: int, *, advice: str) -> int:
     """A positive integer argument."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 1:
+    if not is_integer(value) or value < 1:
         raise FusionInputError(f"{name}: expected an integer of at least 1, got {value!r}; {advice}")
-    return int(value.__index__())
+    return int(value)
+
+
+def check_share(name: str, value: float, *, said: str, below_one: bool = False) -> float:
+    """A number in [0, 1], or in [0, 1)."""
+    number = isinstance(value, int | float | np.floating | np.integer) and not isinstance(value, bool)
+    if not number or not 0 <= value <= 1 or (below_one and value == 1):
+        raise FusionInputError(f"{name} is {said}, got {value!r}" + ("; use 0 for no dropout" if below_one else ""))
+    return float(value)
 
 
 def check_features(features: Sequence[Tensor], channels: tuple[int, ...], parameter: Tensor) -> list[Tensor]:

@@ -25,6 +25,8 @@ def normalize_joint(norm: JointNorm, z: Tensor, alive: Tensor | None, *, trainin
         alive: ``(B, q)`` booleans, True where the segment of a sample holds data; None = everywhere.
         training: whether batch norm uses and updates the statistics of this batch.
     """
+    if isinstance(norm, nn.BatchNorm1d) and norm.running_mean is None:
+        training = True  # it has no other statistics than those of the batch
     same_type = norm.weight is None or norm.weight.dtype == z.dtype
     if (
         same_type

@@ -104,8 +104,10 @@ class _Map:
             gate = gate.permute(1, 2, 0).index_select(2, steps)[(...,) + (None,) * (x.dim() - 3)].movedim(2, self.dim)
         else:
             gate = gate[(...,) + (None,) * (x.dim() - 2)]
-        y = x * gate
-        return y if self.support is None else blank(y, self.support.keep)
+        if self.support is None:
+            return x * gate
+        # before, so that what is there reaches no gradient of the gate; after, so that what comes back does not either
+        return blank(blank(x, self.support.keep) * gate, self.support.keep)
 
     def pool(self, x: Tensor) -> Tensor:
         """Mean over the real positions."""
@@ -257,6 +259,7 @@ class _Scale(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         n = len(ctx.maps)
-        gates, features = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
+        saved = ctx.saved_tensors  # once: activation checkpointing lets it be asked for once
+        gates, features = saved[:n], saved[n:]
         gate_grads = [m.gate_grad(gy, x) for m, gy, x in zip(ctx.maps, grads, features, strict=True)]
         return None, *gate_grads, *grads, *gates, *[None] * n

@@ -141,9 +141,10 @@ def msaf_reference(
     for s in range(segments):
         pieces, piece_masks = list(features), whole
         if segments > 1:
-            bounds = [segment_bounds(feature.shape[segment_dim], segments)[s] for feature in features]
-            pieces = [f.narrow(segment_dim, a, z - a) for f, (a, z) in zip(features, bounds, strict=True)]
-            piece_masks = [m.narrow(segment_dim - 1, a, z - a) for m, (a, z) in zip(whole, bounds, strict=True)]
+            dims = [segment_dim % feature.dim() for feature in features]
+            bounds = [segment_bounds(f.shape[d], segments)[s] for f, d in zip(features, dims, strict=True)]
+            pieces = [f.narrow(d, a, z - a) for f, d, (a, z) in zip(features, dims, bounds, strict=True)]
+            piece_masks = [m.narrow(d - 1, a, z - a) for m, d, (a, z) in zip(whole, dims, bounds, strict=True)]
         pieces = [torch.where(k.unsqueeze(1), f, 0) for f, k in zip(pieces, piece_masks, strict=True)]
         p = parameters
         weights = (p.join_weight[s], p.join_bias[s], p.highlight_weight[s], p.highlight_bias[s])
@@ -160,5 +161,5 @@ def msaf_reference(
                 blocks.append(gate.reshape(*gate.shape, *[1] * (block.dim() - 2)) * block)  # Eq. 6
             first += counts[m]
             outputs[m].append(merge(blocks, piece.shape[1]))
-    maps = [o[0] if segments == 1 else torch.cat(o, dim=segment_dim) for o in outputs]
+    maps = [o[0] if segments == 1 else torch.cat(o, dim=segment_dim % o[0].dim()) for o in outputs]
     return maps, list(torch.stack(attentions, dim=1).split(counts, dim=2))

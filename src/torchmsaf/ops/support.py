@@ -61,7 +61,7 @@ def segment_views(x: Tensor, segments: int, dim: int) -> list[Tensor]:
     steps = x.movedim(dim, 0) if x.dim() > 3 else x.permute(2, 0, 1)
     runs = segment_runs(x.shape[dim], segments)
     if len(runs) == 1:
-        return [steps.view(segments, -1, *steps.shape[1:])]
+        return [steps.view(segments, steps.shape[0] // segments, *steps.shape[1:])]
     return [steps.narrow(0, a, n).view(k, n // k, *steps.shape[1:]) for k, a, n in runs]
 
 
@@ -77,7 +77,8 @@ def sum_segments(x: Tensor, segments: int, dim: int) -> Tensor:
     steps = x.movedim(dim, 2)
     steps = steps.sum(tuple(range(3, x.dim()))) if x.dim() > 3 else steps  # (B, C, S)
     member = segment_of_steps(steps.shape[2], segments, x.device)[:, None] == torch.arange(segments, device=x.device)
-    return (steps @ member.to(steps.dtype)).permute(2, 0, 1)
+    # not a product: it would be in half precision under autocast, and NaN in one segment would reach the others
+    return torch.where(member, steps.unsqueeze(3), 0).sum(2).permute(2, 0, 1)
 
 
 def make_supports(

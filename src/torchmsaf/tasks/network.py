@@ -125,7 +125,7 @@ class FusedNetwork(nn.Module):
 def module_name(modality: str) -> str:
     """What a modality is called in a state dict: its name, without what the name of a module cannot have."""
     name = modality.replace(".", "_")
-    return f"{name}_" if not name or hasattr(nn.ModuleDict, name) else name
+    return f"{name}_" if not name or hasattr(nn.ModuleDict(), name) else name
 
 
 def _run(net: nn.Module, part: Callable[[Tensor], Tensor], x: Tensor, rows: Tensor | None) -> Tensor:

@@ -1,0 +1,183 @@
+"""Protects the fairness of a comparison: no leak from the test part, one start and one order for all, nothing repeated."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.experiments.made_up import METHODS, comparison, make, run, with_test_rows_of, without_time
+from torchmsaf.data import Fold
+from torchmsaf.errors import DataError, FusionInputError, ProtocolError
+from torchmsaf.experiments import MethodChoice, ResultFolder, runner, side_by_side
+from torchmsaf.tasks.training import Trained
+
+
+def weights(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    return {str(path.relative_to(folder)): load_file(path) for path in sorted(folder.glob("weights/*/*"))}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_test_rows_influence_nothing_that_is_trained_or_chosen(tmp_path: Path) -> None:
+    samples = make()
+    changed, protocol = with_test_rows_of(samples, 0, make(noise=7))
+    protocol = replace(protocol, folds=protocol.folds[:1])
+    for name, data in (("clean", samples), ("changed", changed)):
+        run(tmp_path / name, comparison(data, protocol=protocol, seeds=(0,)))
+    clean, dirty = weights(tmp_path / "clean"), weights(tmp_path / "changed")
+    assert clean.keys() == dirty.keys()
+    assert all(same(clean[key], dirty[key]) for key in clean)
+    records = [ResultFolder(tmp_path / name).records() for name in ("clean", "changed")]
+    for one, other in zip(*records, strict=True):
+        assert all(one[key] == other[key] for key in ("validation", "epochs", "best_epoch", "train_size"))
+        assert one["stage"] == "start" or one["test"] != other["test"]
+
+
+def test_every_method_starts_from_the_same_weights_and_sees_the_same_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, dict[str, torch.Tensor], int, int]] = []
+    real = runner.train
+
+    def watched(network: Any, part: Any, *others: Any, order_seed: int, **more: Any) -> Trained:
+        state = {key: value.clone() for key, value in network.state_dict().items()}
+        seen.append((network.stage or "alone", state, order_seed, len(part)))
+        return real(network, part, *others, order_seed=order_seed, **more)
+
+    monkeypatch.setattr(runner, "train", watched)
+    run(tmp_path / "r", comparison(seeds=(0,), protocol=replace(comparison().protocol, folds=comparison().protocol.folds[:1])))
+    assert len(seen) == 2 + 2 + len(METHODS)
+    assert len({order for _, _, order, _ in seen}) == 1
+    assert len({rows for _, _, _, rows in seen}) == 1
+    for name in ("a", "b"):
+        start = load_file(tmp_path / f"r/weights/fold-0.seed-0/start.{name}.safetensors")
+        for _, state, _, _ in seen[2:]:
+            own = {key: value for key, value in state.items() if key.startswith(f"networks.{name}.")}
+            assert not own or same(own, start)
+    assert sum(f"networks.{name}.head.1.weight" in state for _, state, _, _ in seen[2:] for name in "ab") == 2 + 6
+
+
+def test_groups_are_never_shared(tmp_path: Path) -> None:
+    run(tmp_path / "r", comparison(seeds=(0,), methods=METHODS[:1]))
+    samples = make()
+    assert samples.groups is not None
+    group = dict(zip(samples.ids, samples.groups, strict=True))
+    tested: list[str] = []
+    for parts in json.loads((tmp_path / "r/splits.json").read_text()).values():
+        members = [{group[name] for name in parts[part]} for part in ("train", "validation", "test")]
+        assert sum(map(len, members)) == len(set.union(*members)) == 8
+        tested += parts["test"]
+    assert sorted(tested) == sorted(samples.ids)
+
+
+def test_a_run_is_repeatable_and_does_not_depend_on_the_other_methods(tmp_path: Path) -> None:
+    run(tmp_path / "one", comparison(seeds=(1,)))
+    run(tmp_path / "two", comparison(seeds=(1,)))
+    run(tmp_path / "less", comparison(seeds=(1,), methods=METHODS[2:]))
+    one, two, less = (without_time(ResultFolder(tmp_path / name).records()) for name in ("one", "two", "less"))
+    assert one == two
+    assert [record for record in one if record["method"] not in ("averaging", "concat")] == less
+
+
+def test_samples_that_lack_a_modality(tmp_path: Path) -> None:
+    run(tmp_path / "r", comparison(make(absent=True), seeds=(0,)))
+    for record in ResultFolder(tmp_path / "r").records():
+        if record["stage"] != "start":
+            assert record["test_size"] == len(json.loads((tmp_path / "r/splits.json").read_text())[str(record["fold"])]["test"])
+            assert 0 <= record["test"]["accuracy"] <= 1
+
+
+def test_the_record(tmp_path: Path) -> None:
+    run(tmp_path / "r", comparison(seeds=(0,)))
+    records = {record["key"]: record for record in ResultFolder(tmp_path / "r").records() if record["fold"] == 0}
+    assert list(records) == ["start.a", "start.b", "unimodal.a", "unimodal.b", "averaging", "concat_hidden=_8_", "msaf"]
+    msaf, left = records["msaf"], records["unimodal.a"]
+    assert msaf["parameters"] == msaf["added_parameters"] + left["parameters"] + records["unimodal.b"]["parameters"]
+    assert msaf["train_size"] + msaf["validation_size"] + msaf["test_size"] == 48
+    assert left["test_missing"] == {"a": None, "b": left["test"]}
+    assert set(msaf["test_missing"]) == {"a", "b"}
+    assert msaf["seconds"] > 0
+    assert 0 <= msaf["best_epoch"] <= msaf["epochs"] <= 2
+    assert records["concat_hidden=_8_"]["options"] == {"hidden": [8]}
+
+
+def test_a_diverged_training_is_said_under_the_table(tmp_path: Path) -> None:
+    made = comparison(seeds=(0,), methods=METHODS[:1])
+    table = run(tmp_path / "r", replace(made, recipe=replace(made.recipe, learning_rate=1e30)))
+    assert any("became no finite number" in note for note in table.notes)
+
+
+def test_a_failed_training_names_itself_and_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchmsaf.errors import ResultError
+
+    real = runner.train
+
+    def fails(network: Any, *others: Any, **more: Any) -> Trained:
+        if network.stage == "early":
+            raise RuntimeError("no memory")
+        return real(network, *others, **more)
+
+    monkeypatch.setattr(runner, "train", fails)
+    with pytest.raises(ResultError, match=r"training 'concat_hidden=_8_' failed in fold 0, seed 0: no memory.*--resume"):
+        run(tmp_path / "r")
+    monkeypatch.undo()
+    assert [record["method"] for record in ResultFolder(tmp_path / "r").records()] == ["a", "b", "a", "b", "averaging"]
+    run(tmp_path / "r", resume=True)
+    run(tmp_path / "s")
+    assert without_time(ResultFolder(tmp_path / "r").records()) == without_time(ResultFolder(tmp_path / "s").records())
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"kind": "regression"}, DataError, "the target holds classes, which does not fit regression"),
+        ({"networks": {"c": "x.Y"}}, DataError, "network given for 'c'; the modalities are a, b"),
+        ({"networks": {"a": "nowhere.Y"}}, FusionInputError, "cannot be imported"),
+        ({"methods": [MethodChoice("msaf", {"blok": 1})]}, FusionInputError, "msaf: .*'blok'"),
+        ({"methods": [MethodChoice("msaf", {"block_channels": 10**6})]}, FusionInputError, "parameters: check its"),
+        ({"seeds": ()}, DataError, "no seeds"),
+    ],
+)
+def test_what_would_fail_later_fails_before_any_training(
+    tmp_path: Path, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        run(tmp_path / "r", comparison(**changes))
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_fold_that_leaks_is_refused_whoever_made_it(tmp_path: Path) -> None:
+    made = comparison()
+    first = made.protocol.folds[0]
+    leaky = Fold(0, first.train, first.test, first.test)
+    with pytest.raises(ProtocolError, match="in both validation and test"):
+        run(tmp_path / "r", replace(made, protocol=replace(made.protocol, folds=(leaky,))))
+
+
+def test_a_modality_that_training_hardly_has(tmp_path: Path) -> None:
+    samples = make()
+    samples.present[1:, 1] = False
+    samples.features["b"][1:] = 0
+    with pytest.raises(ProtocolError, match="training samples have modality 'b'; 2 or more are needed"):
+        run(tmp_path / "r", comparison(samples))
+
+
+def test_jobs(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="jobs is 0"):
+        run(tmp_path / "r", jobs=0)
+
+
+def test_samples_travel_to_other_processes_unchanged() -> None:
+    samples = make(absent=True)
+    back = side_by_side._as_samples(side_by_side._as_arrays(samples))
+    assert back.fingerprint == samples.fingerprint
+    assert torch.equal(back.present, samples.present)
+    assert list(back.features) == list(samples.features)

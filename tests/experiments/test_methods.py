@@ -1,0 +1,53 @@
+"""Protects how methods are written on the command line."""
+
+from __future__ import annotations
+
+import pytest
+
+from torchmsaf.errors import FusionInputError
+from torchmsaf.experiments import MethodChoice, choose_methods, parse_method
+
+
+@pytest.mark.parametrize(
+    ("text", "choice"),
+    [
+        ("msaf", MethodChoice("msaf")),
+        ("msaf:identity_start=true,block_dropout=0.2", MethodChoice("msaf", {"identity_start": True, "block_dropout": 0.2})),
+        ("concat:hidden=[256,128],project=64", MethodChoice("concat", {"hidden": [256, 128], "project": 64})),
+        ("concat:project=null", MethodChoice("concat", {"project": None})),
+    ],
+)
+def test_parse(text: str, choice: MethodChoice) -> None:
+    assert parse_method(text) == choice
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("msaf:block_dropout", "expected name:option=value"),
+        ("msaf:=3", "expected name:option=value"),
+        ("msaf:a=[1", r"option 'a' cannot be read"),
+        ("masf", r"did you mean 'msaf'\?"),
+    ],
+)
+def test_what_cannot_be_parsed(text: str, message: str) -> None:
+    with pytest.raises(FusionInputError, match=message):
+        parse_method(text)
+
+
+def test_all_methods_by_default() -> None:
+    names = [choice.key for choice in choose_methods(None, regression=False)]
+    assert names == ["averaging", "multiplication", "multiplicative", "concat", "mmtm", "msaf", "msaf_identity_start=True"]
+    assert [choice.name for choice in choose_methods(None, regression=True)] == ["averaging", "concat", "mmtm", "msaf", "msaf"]
+
+
+def test_twice_and_unfit() -> None:
+    with pytest.raises(FusionInputError, match="'msaf' is given twice"):
+        choose_methods(["msaf", "averaging", "msaf"], regression=False)
+    with pytest.raises(FusionInputError, match="'multiplication' is for classification"):
+        choose_methods(["multiplication"], regression=True)
+
+
+def test_keys_are_unlike_for_unlike_options() -> None:
+    texts = ["msaf", "msaf:segments=2", "msaf:segments=3", "msaf:norm=layer", "concat:hidden=[1,2]", "concat:hidden=[12]"]
+    assert len({parse_method(text).key for text in texts}) == len(texts)

@@ -1,0 +1,181 @@
+"""Protects networks with a fusion: where each stage stands, what names weights have, and that absent samples touch nothing."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torchmsaf.backbones import ConvNet, StagedNetwork, VectorNet
+from torchmsaf.errors import FusionInputError
+from torchmsaf.fusion import METHODS
+from torchmsaf.tasks.network import FusedNetwork, module_name
+
+B, K = 6, 3
+NAMES = list(METHODS)
+
+
+def networks() -> dict[str, StagedNetwork]:
+    torch.manual_seed(0)
+    return {"zoo": ConvNet((2, 9), K), "art": VectorNet((5,), K)}
+
+
+def fused(method: str, **options: Any) -> FusedNetwork:
+    parts = networks()
+    torch.manual_seed(1)
+    return FusedNetwork(parts, method, outputs=K, options=options)
+
+
+def inputs() -> list[Tensor]:
+    return [torch.randn(B, 2, 9), torch.randn(B, 5)]
+
+
+@pytest.mark.parametrize("method", NAMES)
+def test_state_dict_keys_keep_the_networks_own(method: str) -> None:
+    keys = set(fused(method).state_dict())
+    own = {f"networks.{name}.{key}" for name, net in networks().items() for key in net.state_dict()}
+    assert own <= keys
+    assert {key.split(".")[0] for key in keys - own} <= {"points", "decide"}
+
+
+@pytest.mark.parametrize("method", NAMES)
+def test_a_fused_network_starts_from_the_weights_it_is_given(method: str) -> None:
+    network = fused(method)
+    for name, net in networks().items():
+        for key, value in net.state_dict().items():
+            assert torch.equal(network.state_dict()[f"networks.{name}.{key}"], value)
+
+
+def test_late_fusion_is_of_the_networks_predictions() -> None:
+    network, values = fused("multiplication").eval(), inputs()
+    alone = [net.eval()(x) for net, x in zip(networks().values(), values, strict=True)]
+    said = network(values)
+    assert all(torch.equal(a, b) for a, b in zip(said.parts, alone, strict=True))
+    torch.testing.assert_close(said.prediction, alone[0] + alone[1])
+
+
+def test_early_fusion_is_of_the_feature_vectors() -> None:
+    network, values = fused("concat").eval(), inputs()
+    vectors = []
+    for net, x in zip(networks().values(), values, strict=True):
+        for stage in net.eval().stages:
+            x = stage(x)
+        vectors.append(net.feature(x))
+    said = network(values)
+    torch.testing.assert_close(said.prediction, network.decide(vectors))
+    assert said.parts == ()
+
+
+def test_intermediate_fusion_stands_after_every_shared_stage() -> None:
+    network, values = fused("mmtm").eval(), inputs()
+    assert [point.channels for point in network.points] == [(16, 64), (32, 64)]
+    maps = list(values)
+    nets = [net.eval() for net in networks().values()]
+    for k in range(2):
+        maps = network.points[k]([net.stages[k](x) for net, x in zip(nets, maps, strict=True)])
+    logits = [net.head(net.feature(x)) for net, x in zip(nets, maps, strict=True)]
+    torch.testing.assert_close(network(values).prediction, logits[0] + logits[1])
+
+
+def test_networks_of_different_depth_share_their_last_stages() -> None:
+    class Deep(VectorNet):
+        def __init__(self) -> None:
+            super().__init__((5,), K)
+            self.stages.insert(0, nn.Linear(5, 5))
+            self.channels = (5, *self.channels)
+
+    network = FusedNetwork({"a": Deep(), "b": ConvNet((2, 9), K)}, "mmtm", outputs=K)
+    assert [point.channels for point in network.points] == [(64, 16), (64, 32)]
+    assert network([torch.randn(B, 5), torch.randn(B, 2, 9)]).prediction.shape == (B, K)
+
+
+def test_only_the_fusion_counts_as_added() -> None:
+    network = fused("concat")
+    added = sum(p.numel() for p in network.fusion_parameters())
+    total = sum(p.numel() for p in network.parameters())
+    assert total - added == sum(p.numel() for net in networks().values() for p in net.parameters())
+    assert not list(fused("multiplication").fusion_parameters())
+
+
+def junk_in_absent_rows(values: list[Tensor], present: Tensor) -> list[Tensor]:
+    dirty = [x.clone() for x in values]
+    for m, x in enumerate(dirty):
+        x[~present[:, m]] = math.nan
+    return dirty
+
+
+@pytest.mark.parametrize("rows", [(0, 1, 2, 3), (2,), ()], ids=["four rows", "one row", "no row"])
+@pytest.mark.parametrize("method", NAMES)
+def test_absent_rows_change_nothing_in_training(method: str, rows: tuple[int, ...]) -> None:
+    present = torch.ones(B, 2, dtype=torch.bool)
+    present[:, 1] = False
+    present[list(rows), 1] = True
+    values, target = inputs(), torch.arange(B) % K
+    results = []
+    for given in (values, junk_in_absent_rows(values, present)):
+        network = fused(method).train()
+        torch.manual_seed(2)
+        said = network(given, present)
+        loss = network.training_loss(said, target, present, F.cross_entropy)
+        loss.backward()
+        assert all(module.training for module in network.modules())
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in network.parameters()]
+        results.append([loss, said.prediction, *network.state_dict().values(), *gradients])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert all(value.isfinite().all() for value in results[0])
+
+
+def test_batch_norm_sees_the_present_rows_alone() -> None:
+    present = torch.ones(B, 2, dtype=torch.bool)
+    present[3:, 1] = False
+    network, values = fused("multiplication").train(), inputs()
+    network(values, present)
+    alone = networks()["art"].train()
+    alone(values[1][:3])
+    found = network.networks["art"].state_dict()
+    for key, value in alone.state_dict().items():
+        torch.testing.assert_close(found[key], value)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_one_row_or_none_moves_no_statistics(count: int) -> None:
+    present = torch.ones(B, 2, dtype=torch.bool)
+    present[count:, 1] = False
+    network = fused("multiplication").train()
+    before = copy.deepcopy(network.networks["art"].state_dict())
+    network(inputs(), present)
+    after = network.networks["art"].state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_a_frozen_module_stays_frozen_after_such_a_batch() -> None:
+    network = fused("multiplication").train()
+    frozen = network.networks["art"].stages[0]
+    frozen.eval()
+    present = torch.ones(B, 2, dtype=torch.bool)
+    present[1:, 1] = False
+    network(inputs(), present)
+    assert not frozen.training
+
+
+@pytest.mark.parametrize("name", ["keys", "a.b", "a b", "../x", "training", "ß", ""])
+def test_any_name_can_be_a_modality(name: str) -> None:
+    network = FusedNetwork({name: VectorNet((3,), K), "other": VectorNet((3,), K)}, "averaging", outputs=K)
+    assert any(key.startswith(f"networks.{module_name(name)}.") for key in network.state_dict())
+
+
+def test_names_that_are_too_alike() -> None:
+    with pytest.raises(FusionInputError, match="too alike"):
+        FusedNetwork({"a.b": VectorNet((3,), K), "a_b": VectorNet((3,), K)}, "averaging", outputs=K)
+
+
+def test_two_networks_without_a_method_and_a_method_that_cannot_do_regression() -> None:
+    with pytest.raises(FusionInputError, match="2 networks need a fusion method"):
+        FusedNetwork(networks(), None, outputs=K)
+    with pytest.raises(FusionInputError, match="multiplication is for classification"):
+        FusedNetwork(networks(), "multiplication", outputs=1, regression=True)

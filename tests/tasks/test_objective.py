@@ -1,0 +1,79 @@
+"""Protects the numbers that a comparison reports, against scikit-learn, SciPy and formulas by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn import metrics
+
+from torchmsaf.errors import DataError
+from torchmsaf.tasks.objective import Objective, sentiment_classes
+
+
+def test_classification() -> None:
+    prediction, target = torch.randn(50, 4), torch.arange(50) % 4
+    values = Objective("classification", 4).measure(prediction, target)
+    labels = prediction.argmax(1)
+    assert values["accuracy"] == pytest.approx(metrics.accuracy_score(target, labels))
+    assert values["macro_f1"] == pytest.approx(metrics.f1_score(target, labels, average="macro"))
+    assert values["loss"] == pytest.approx(metrics.log_loss(target, prediction.double().softmax(1)), rel=1e-5)
+
+
+def test_regression_is_measured_in_the_targets_own_unit() -> None:
+    prediction, target = torch.randn(50, 1), torch.randn(50) * 4 + 10
+    values = Objective("regression", 1, mean=10.0, std=4.0).measure(prediction, target)
+    value = prediction[:, 0] * 4 + 10
+    assert values["mae"] == pytest.approx(metrics.mean_absolute_error(target, value), rel=1e-5)
+    assert values["pearson"] == pytest.approx(stats.pearsonr(value, target).statistic, rel=1e-4)
+    assert values["loss"] == pytest.approx(float(((value - target) / 4).square().mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("prediction", [torch.zeros(5, 1), torch.ones(1, 1)])
+def test_there_is_no_correlation_with_a_constant(prediction: torch.Tensor) -> None:
+    values = Objective("regression", 1).measure(prediction, torch.arange(len(prediction)).float())
+    assert math.isnan(values["pearson"])
+
+
+def test_sentiment_by_hand() -> None:
+    value = torch.tensor([0.5, -0.5, 0.0, 1.5, 2.5, -3.4, 9.0, -0.2])
+    target = torch.tensor([1.0, 1.0, -2.0, 0.0, 2.0, -3.0, 3.0, -0.4])
+    found = sentiment_classes(value, target)
+    # the label 0 is dropped (row 3), then the prediction 0 leaves acc2's denominator (row 2): 5 of 6
+    assert found["acc2"] == pytest.approx(5 / 6)
+    # half to even: 0.5 is 0, 1.5 is 2, 2.5 is 2; -3.4 and 9 are kept in range: rows 4, 5, 6, 7 agree
+    assert found["acc7"] == pytest.approx(4 / 8)
+    told = target != 0
+    weighted = metrics.f1_score(target[told].sign().numpy(), value[told].sign().numpy(), labels=[-1, 1], average="weighted")
+    assert found["f1"] == pytest.approx(weighted)
+
+
+def test_sentiment_as_the_authors_compute_it() -> None:
+    value, target = torch.randn(400) * 2, (torch.randn(400) * 2).round().clamp(-3, 3)
+    value[::7] = 0
+    v, t = value.numpy(), target.numpy()
+    keep = t != 0
+    sign = np.sign(v[keep])
+    agree = sign[sign != 0] == np.sign(t[keep])[sign != 0]
+    found = sentiment_classes(value, target)
+    assert found["acc2"] == pytest.approx(agree.mean())
+    assert found["acc7"] == pytest.approx((np.clip(np.round(v), -3, 3) == np.clip(np.round(t), -3, 3)).mean())
+    f1 = metrics.f1_score(np.sign(t[keep]), sign, labels=[-1, 1], average="weighted")
+    assert found["f1"] == pytest.approx(f1)
+
+
+def test_sentiment_without_anything_to_tell() -> None:
+    found = sentiment_classes(torch.tensor([0.3, -0.2]), torch.zeros(2))
+    assert math.isnan(found["acc2"])
+    assert math.isnan(found["f1"])
+    assert math.isnan(sentiment_classes(torch.zeros(2), torch.ones(2))["acc2"])
+
+
+def test_what_a_table_is_about() -> None:
+    assert (Objective("classification", 3).score, Objective("classification", 3).higher_is_better) == ("accuracy", True)
+    assert (Objective("sentiment", 1).score, Objective("sentiment", 1).higher_is_better) == ("mae", False)
+    with pytest.raises(DataError, match="sentiment has one output, got 2"):
+        Objective("sentiment", 2)
