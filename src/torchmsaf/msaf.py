@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -29,7 +28,8 @@ from torchmsaf.ops.checks import (
     check_share,
     is_integer,
 )
-from torchmsaf.ops.normalize import JointNorm, normalize_joint
+from torchmsaf.ops.normalize import make_norm, normalize_joint
+from torchmsaf.ops.precision import full_precision
 from torchmsaf.ops.published import read_published
 from torchmsaf.ops.recalibrate import Rescale, recalibrate
 from torchmsaf.ops.support import Support, make_supports
@@ -173,7 +173,7 @@ class MSAF(nn.Module):
         self.blocks = block_counts(self.channels, self.block_channels)
         self.block_dropout = BlockDropout(block_dropout)
         self.join = SegmentLinear(self.block_channels, self.segments, joint)
-        self.norm = _make_norm(norm, self.segments, joint)
+        self.norm = make_norm(norm, self.segments, joint)
         self.highlight = SegmentLinear(joint, self.segments, sum(self.blocks), self.block_channels, zero=identity_start)
 
     def forward(
@@ -227,7 +227,7 @@ class MSAF(nn.Module):
             present: as in :meth:`forward`.
         """
         descriptors, alive, _ = self._pool(features, masks, present)
-        with _full_precision(descriptors[0]):
+        with full_precision(descriptors[0]):
             joint = self._join(split_blocks(descriptors, self.block_channels), alive, training=False)
             attention = block_attention(self.highlight(joint), self._of_blocks(alive))
         attention = attention.unsqueeze(1) if self.segments == 1 else attention.transpose(0, 1)
@@ -307,7 +307,7 @@ class MSAF(nn.Module):
 
     def _gates(self, descriptors: Sequence[Tensor], alive: Tensor | None) -> list[Tensor]:
         """The three phases of Sec. 3 on the descriptors: one gate a channel, ``(…, B, C_m)`` a modality."""
-        with _full_precision(descriptors[0]):
+        with full_precision(descriptors[0]):
             # Split (Fig. 2a). The maps are pooled first and summed after: Eqs. 1 and 2 are both sums.
             blocks = split_blocks(descriptors, self.block_channels)  # (…, B, N, C)
             keep = self.block_dropout.mask(blocks)
@@ -345,24 +345,3 @@ class MSAF(nn.Module):
         return torch.cat([alive[..., m, None].expand(*alive.shape[:-1], n) for m, n in enumerate(self.blocks)], -1)[
             ..., None
         ]
-
-
-def _make_norm(norm: str, segments: int, joint: int) -> JointNorm:
-    """One norm of q·C' features, segment-major; layer norm is a group norm with a group a segment."""
-    if norm == "batch":
-        return nn.BatchNorm1d(segments * joint)
-    if norm != "layer":
-        raise FusionInputError(f"norm is 'batch' or 'layer', got {norm!r}")
-    if joint < 2:
-        raise FusionInputError(
-            f"layer norm over C' = {joint} channel is always zero; choose a smaller reduction, larger block_channels, or "
-            "norm='batch'"
-        )
-    return nn.GroupNorm(segments, segments * joint)
-
-
-def _full_precision(like: Tensor) -> AbstractContextManager[object]:
-    """Keep autocast out of the join and the softmax."""
-    kind = like.device.type
-    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    return torch.autocast(kind, enabled=False) if on else nullcontext()

@@ -8,9 +8,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchmsaf.errors import FusionInputError
 from torchmsaf.ops.support import known_true
 
 JointNorm = nn.BatchNorm1d | nn.SyncBatchNorm | nn.GroupNorm
+
+
+def make_norm(norm: str, segments: int, joint: int) -> JointNorm:
+    """One norm of q·C' features, segment-major; layer norm is a group norm with a group a segment."""
+    if norm == "batch":
+        return nn.BatchNorm1d(segments * joint)
+    if norm != "layer":
+        raise FusionInputError(f"norm is 'batch' or 'layer', got {norm!r}")
+    if joint < 2:
+        raise FusionInputError(
+            f"layer norm over C' = {joint} channel is always zero; choose a smaller reduction, larger block_channels, or "
+            "norm='batch'"
+        )
+    return nn.GroupNorm(segments, segments * joint)
 
 
 def normalize_joint(norm: JointNorm, z: Tensor, alive: Tensor | None, *, training: bool) -> Tensor:
