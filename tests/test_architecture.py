@@ -13,7 +13,16 @@ import torchmsaf
 ROOT = Path(torchmsaf.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 # low to high; what stands in one row does not import from its neighbours in that row
-ROWS = (("errors",), ("ops",), ("msaf", "backbones"), ("fusion", "data"), ("tasks",), ("analysis",), ("experiments",), ("cli",))
+ROWS = (
+    ("errors",),
+    ("ops",),
+    ("msaf", "backbones"),
+    ("fusion", "data"),
+    ("tasks",),
+    ("analysis",),
+    ("experiments",),
+    ("cli",),
+)
 HEIGHT = {name: height for height, row in enumerate(ROWS) for name in row}
 HEAVY = {"lightning", "torchmetrics", "sklearn", "scipy", "joblib", "safetensors", "rich", "jinja2", "yaml"}
 # two renderers of one table, and one table of kernels: each reads better in one piece
@@ -76,7 +85,8 @@ def test_lightning_is_in_tasks_alone(file: Path, tree: ast.Module) -> None:
 
 def test_heavy_packages_are_imported_when_they_are_used(file: Path, tree: ast.Module) -> None:
     """At the top of a module only Lightning is, in the one module that trains."""
-    top = {module.split(".")[0] for node in tree.body for module, _ in imports(node) if not isinstance(node, ast.FunctionDef)}
+    outside = [node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    top = {module.split(".")[0] for node in outside for module, _ in imports(node)}
     allowed = {"lightning"} if name(file) == "tasks/training.py" else set()
     assert top & HEAVY <= allowed
 
@@ -102,11 +112,14 @@ def test_no_pickle(file: Path, tree: ast.Module) -> None:
 def test_sizes(file: Path, tree: ast.Module) -> None:
     assert len(file.read_text().splitlines()) <= LONG.get(name(file), 350)
     for function in functions(tree):
-        assert (function.end_lineno or 0) - function.lineno < 60, f"{name(file)}: {function.name}"
+        first = function.body[1 if ast.get_docstring(function) and len(function.body) > 1 else 0]
+        assert (function.end_lineno or 0) - first.lineno < 60, f"{name(file)}: {function.name}"
 
 
 def test_no_star_imports_and_no_drawers(file: Path, tree: ast.Module) -> None:
-    assert not any(alias.name == "*" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names)
+    assert not any(
+        alias.name == "*" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names
+    )
     assert file.stem not in ("utils", "util", "common", "helpers", "misc")
 
 

@@ -74,7 +74,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_import_loads_nothing_and_the_names_load_torch_alone() -> None:
-    heavy = "{'torch', 'numpy', 'lightning', 'torchmetrics', 'sklearn', 'scipy', 'yaml', 'joblib', 'rich'} & set(sys.modules)"
+    heavy = "{'torch', 'numpy', 'lightning', 'torchmetrics', 'sklearn', 'scipy', 'yaml', 'joblib'} & set(sys.modules)"
     assert python(f"import sys, torchmsaf\nprint({heavy})") == "set()"
     assert python(f"import sys\nfrom torchmsaf import MSAF\nprint(sorted({heavy}))") == "['numpy', 'torch']"
 
@@ -120,7 +120,14 @@ def test_a_free_folder_is_found(here: Path) -> None:
 def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["averaging", "multiplication", "multiplicative", "concat", "mmtm", "msaf"]
+    assert [line.split()[0] for line in lines] == [
+        "averaging",
+        "multiplication",
+        "multiplicative",
+        "concat",
+        "mmtm",
+        "msaf",
+    ]
     assert all("2012.07175" in line for line in lines if line.startswith("msaf"))
 
 
@@ -146,7 +153,9 @@ def test_an_interrupt(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
     monkeypatch.setattr(comparing, "run_units", interrupted)
     assert main(arguments("--out", "r")) == 130
-    assert capsys.readouterr().err.endswith("torchmsaf: interrupted; what is done is kept, and --resume goes on with it\n")
+    assert capsys.readouterr().err.endswith(
+        "torchmsaf: interrupted; what is done is kept, and --resume goes on with it\n"
+    )
 
 
 @pytest.fixture
@@ -226,11 +235,17 @@ def nan(key: str, *index: int) -> np.ndarray:
 
 DATA = {
     "lengths": (changed(b=arrays()["b"][:40]), r"the arrays differ in length; .*a 48, b 40"),
-    "nan": (changed(a=nan("a", 5, 2)), r"modality 'a' has 1 NaN or infinite values, the first in row 5 at index \[5, 2\]"),
+    "nan": (
+        changed(a=nan("a", 5, 2)),
+        r"modality 'a' has 1 NaN or infinite values, the first in row 5 at index \[5, 2\]",
+    ),
     "infinite": (changed(b=np.full((N, 2, 6), np.inf)), "modality 'b' has 576 NaN or infinite values"),
     "objects": (changed(b=np.array([None] * N)), "key 'b' is refused: an object array is a pickle"),
     "one class": (changed(y=np.zeros(N, int)), "'y' has one class only"),
-    "nan target": (changed(y=nan("a", 5, 0)[:, 0]), r"target 'y' has 1 NaN or infinite values, the first in rows \[5\]"),
+    "nan target": (
+        changed(y=nan("a", 5, 0)[:, 0]),
+        r"target 'y' has 1 NaN or infinite values, the first in rows \[5\]",
+    ),
     "rank": (changed(a=np.zeros((N, 1, 1, 1, 1, 1))), r"modality 'a' has shape \(48, 1, 1, 1, 1, 1\)"),
     "rare class": (changed(y=np.array([7] + [8] * (N - 1))), "class '7' has 1 samples, fewer than the 2 folds"),
 }
@@ -238,9 +253,7 @@ DATA = {
 
 @pytest.mark.usefixtures("no_training")
 @pytest.mark.parametrize(("content", "message"), DATA.values(), ids=DATA)
-def test_bad_data(
-    here: Path, capsys: pytest.CaptureFixture[str], content: dict[str, np.ndarray], message: str
-) -> None:
+def test_bad_data(here: Path, capsys: pytest.CaptureFixture[str], content: dict[str, np.ndarray], message: str) -> None:
     np.savez("bad.npz", **content)
     refused(capsys, arguments(data="bad.npz"), message)
 

@@ -9,7 +9,19 @@ from torch import nn
 from torchmsaf.backbones import ConvNet, VectorNet, network_for
 from torchmsaf.errors import FusionInputError
 
-SHAPES = [(1,), (7,), (1, 1), (3, 7), (2, 100), (1, 1, 1), (1, 2, 3), (3, 28, 28), (1, 1, 1, 1), (2, 3, 5, 7), (1, 8, 16, 9)]
+SHAPES = [
+    (1,),
+    (7,),
+    (1, 1),
+    (3, 7),
+    (2, 100),
+    (1, 1, 1),
+    (1, 2, 3),
+    (3, 28, 28),
+    (1, 1, 1, 1),
+    (2, 3, 5, 7),
+    (1, 8, 16, 9),
+]
 
 
 class Good(VectorNet):

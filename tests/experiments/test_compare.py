@@ -53,7 +53,10 @@ def test_every_method_starts_from_the_same_weights_and_sees_the_same_order(
         return real(network, part, *others, order_seed=order_seed, **more)
 
     monkeypatch.setattr(runner, "train", watched)
-    run(tmp_path / "r", comparison(seeds=(0,), protocol=replace(comparison().protocol, folds=comparison().protocol.folds[:1])))
+    run(
+        tmp_path / "r",
+        comparison(seeds=(0,), protocol=replace(comparison().protocol, folds=comparison().protocol.folds[:1])),
+    )
     assert len(seen) == 2 + 2 + len(METHODS)
     assert len({order for _, _, order, _ in seen}) == 1
     assert len({rows for _, _, _, rows in seen}) == 1
@@ -91,7 +94,9 @@ def test_samples_that_lack_a_modality(tmp_path: Path) -> None:
     run(tmp_path / "r", comparison(make(absent=True), seeds=(0,)))
     for record in ResultFolder(tmp_path / "r").records():
         if record["stage"] != "start":
-            assert record["test_size"] == len(json.loads((tmp_path / "r/splits.json").read_text())[str(record["fold"])]["test"])
+            assert record["test_size"] == len(
+                json.loads((tmp_path / "r/splits.json").read_text())[str(record["fold"])]["test"]
+            )
             assert 0 <= record["test"]["accuracy"] <= 1
 
 
@@ -126,7 +131,9 @@ def test_a_failed_training_names_itself_and_keeps_what_is_done(tmp_path: Path, m
         return real(network, *others, **more)
 
     monkeypatch.setattr(runner, "train", fails)
-    with pytest.raises(ResultError, match=r"training 'concat_hidden=_8_' failed in fold 0, seed 0: no memory.*--resume"):
+    with pytest.raises(
+        ResultError, match=r"training 'concat_hidden=_8_' failed in fold 0, seed 0: no memory.*--resume"
+    ):
         run(tmp_path / "r")
     monkeypatch.undo()
     assert [record["method"] for record in ResultFolder(tmp_path / "r").records()] == ["a", "b", "a", "b", "averaging"]

@@ -12,7 +12,10 @@ from torchmsaf.experiments import MethodChoice, choose_methods, parse_method
     ("text", "choice"),
     [
         ("msaf", MethodChoice("msaf")),
-        ("msaf:identity_start=true,block_dropout=0.2", MethodChoice("msaf", {"identity_start": True, "block_dropout": 0.2})),
+        (
+            "msaf:identity_start=true,block_dropout=0.2",
+            MethodChoice("msaf", {"identity_start": True, "block_dropout": 0.2}),
+        ),
         ("concat:hidden=[256,128],project=64", MethodChoice("concat", {"hidden": [256, 128], "project": 64})),
         ("concat:project=null", MethodChoice("concat", {"project": None})),
     ],
@@ -37,8 +40,22 @@ def test_what_cannot_be_parsed(text: str, message: str) -> None:
 
 def test_all_methods_by_default() -> None:
     names = [choice.key for choice in choose_methods(None, regression=False)]
-    assert names == ["averaging", "multiplication", "multiplicative", "concat", "mmtm", "msaf", "msaf_identity_start=True"]
-    assert [choice.name for choice in choose_methods(None, regression=True)] == ["averaging", "concat", "mmtm", "msaf", "msaf"]
+    assert names == [
+        "averaging",
+        "multiplication",
+        "multiplicative",
+        "concat",
+        "mmtm",
+        "msaf",
+        "msaf_identity_start=True",
+    ]
+    assert [choice.name for choice in choose_methods(None, regression=True)] == [
+        "averaging",
+        "concat",
+        "mmtm",
+        "msaf",
+        "msaf",
+    ]
 
 
 def test_twice_and_unfit() -> None:
@@ -49,5 +66,12 @@ def test_twice_and_unfit() -> None:
 
 
 def test_keys_are_unlike_for_unlike_options() -> None:
-    texts = ["msaf", "msaf:segments=2", "msaf:segments=3", "msaf:norm=layer", "concat:hidden=[1,2]", "concat:hidden=[12]"]
+    texts = [
+        "msaf",
+        "msaf:segments=2",
+        "msaf:segments=3",
+        "msaf:norm=layer",
+        "concat:hidden=[1,2]",
+        "concat:hidden=[12]",
+    ]
     assert len({parse_method(text).key for text in texts}) == len(texts)

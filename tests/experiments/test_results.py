@@ -133,7 +133,10 @@ def other_seed_of_split() -> Any:
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (lambda: replace(comparison(), recipe=replace(comparison().recipe, epochs=3)), r"recipe\.epochs: 2 there, 3 now"),
+        (
+            lambda: replace(comparison(), recipe=replace(comparison().recipe, epochs=3)),
+            r"recipe\.epochs: 2 there, 3 now",
+        ),
         (lambda: comparison(seeds=(0,)), r"seeds: \[0, 1\] there, \[0\] now"),
         (lambda: comparison(methods=[MethodChoice("msaf")]), "methods: "),
         (lambda: comparison(make(noise=1)), r"data\.fingerprint: "),
@@ -241,12 +244,14 @@ def test_a_run_of_two_processes_that_is_stopped_resumes_to_the_same_numbers(
     process = start(folder)
     done = ResultFolder(folder)
     deadline = time.monotonic() + 120
-    while not 3 <= done.count() and time.monotonic() < deadline and process.poll() is None:
+    while done.count() < 3 and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(how)
     process.communicate()
     assert done.count() < 28
     run(folder, resume=True)
     assert metrics(folder) == metrics(finished)
-    rows = [[(row.method, row.score, row.missing) for row in make_table(ResultFolder(f)).rows] for f in (folder, finished)]
+    rows = [
+        [(row.method, row.score, row.missing) for row in make_table(ResultFolder(f)).rows] for f in (folder, finished)
+    ]
     assert rows[0] == rows[1]

@@ -19,10 +19,14 @@ def test_the_methods_of_this_release() -> None:
 
 def test_create() -> None:
     assert isinstance(create_fusion("msaf", channels=(8, 16), block_dropout=0.2), MSAF)
-    assert create_fusion("averaging", modalities=2, regression=True)([torch.ones(1, 1), torch.zeros(1, 1)]).item() == 0.5
+    assert (
+        create_fusion("averaging", modalities=2, regression=True)([torch.ones(1, 1), torch.zeros(1, 1)]).item() == 0.5
+    )
 
 
-@pytest.mark.parametrize(("name", "hint"), [("mssaf", "(did you mean 'msaf'?)"), ("Concat", "(did you mean 'concat'?)")])
+@pytest.mark.parametrize(
+    ("name", "hint"), [("mssaf", "(did you mean 'msaf'?)"), ("Concat", "(did you mean 'concat'?)")]
+)
 def test_a_close_name_is_suggested(name: str, hint: str) -> None:
     with pytest.raises(FusionInputError, match="no fusion method") as error:
         find_method(name)

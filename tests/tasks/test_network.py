@@ -1,4 +1,4 @@
-"""Protects networks with a fusion: where each stage stands, what names weights have, and that absent samples touch nothing."""
+"""Protects networks with a fusion: where each stage stands, the names of weights, and that absent samples touch nothing."""
 
 from __future__ import annotations
 

@@ -47,7 +47,9 @@ def test_sentiment_by_hand() -> None:
     # half to even: 0.5 is 0, 1.5 is 2, 2.5 is 2; -3.4 and 9 are kept in range: rows 4, 5, 6, 7 agree
     assert found["acc7"] == pytest.approx(4 / 8)
     told = target != 0
-    weighted = metrics.f1_score(target[told].sign().numpy(), value[told].sign().numpy(), labels=[-1, 1], average="weighted")
+    weighted = metrics.f1_score(
+        target[told].sign().numpy(), value[told].sign().numpy(), labels=[-1, 1], average="weighted"
+    )
     assert found["f1"] == pytest.approx(weighted)
 
 

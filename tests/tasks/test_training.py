@@ -40,7 +40,7 @@ def test_batches_are_the_same_for_every_method_and_new_each_epoch() -> None:
     epochs = [[batch[1].tolist() for batch in loader] for loader in (first, first, second, second)]
     assert epochs[:2] == epochs[2:]
     assert epochs[0] != epochs[1]
-    assert sorted(sum(epochs[0], [])) == sorted(part().target.tolist())
+    assert sorted(label for batch in epochs[0] for label in batch) == sorted(part().target.tolist())
     assert epochs[0] != [batch[1].tolist() for batch in training_batches(part(), 8, 4)]
 
 
@@ -64,7 +64,9 @@ def test_another_order_gives_other_weights() -> None:
     nets = [network(), network()]
     for seed, net in enumerate(nets):
         train(net, order_seed=seed)
-    assert not torch.equal(nets[0].state_dict()["decide.layers.0.weight"], nets[1].state_dict()["decide.layers.0.weight"])
+    assert not torch.equal(
+        nets[0].state_dict()["decide.layers.0.weight"], nets[1].state_dict()["decide.layers.0.weight"]
+    )
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> list[dict[str, torch.Tensor]]:
