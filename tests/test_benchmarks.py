@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 import torch
+
 from benchmarks.shapes import SHAPES, Shape
 from benchmarks.straightforward import StraightforwardMSAF
-
 from torchmsaf import MSAF
 
 SMALL = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import itertools
+import os
 import sys
 from collections.abc import Sequence
 from importlib import resources
@@ -27,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run: Any = options.run
         run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has seen enough: torchmsaf table ... | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except TorchmsafError as error:
         print(f"torchmsaf: {error}", file=sys.stderr)
         return 1
@@ -92,7 +96,7 @@ def _add_arrays(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(name, help=text, default=argparse.SUPPRESS, **settings)
 
     add("--target", "labels (whole numbers, text) or values (floats); needed", metavar="KEY")
-    add("--modalities", "in order (default: every array of the right length)", nargs="+", metavar="KEY")
+    add("--modalities", "in order (default: every array of numbers with two or more axes)", nargs="+", metavar="KEY")
     add("--group", "actor, speaker, video: never shared between train and test", metavar="KEY")
     add("--group-pattern", "the part of each group value that is the group", metavar="REGEX")
     add("--ids", "unique names of the samples (default: row numbers)", metavar="KEY")

@@ -71,8 +71,15 @@ def test_the_three_formats_give_the_same_samples(tmp_path: Path) -> None:
 
 
 def test_unnamed_modalities_are_the_numeric_arrays_in_file_order(tmp_path: Path) -> None:
-    more = {"text": np.ones((6, 2), dtype=np.uint8), "short": np.ones((5, 2)), "words": np.full((6, 2), "x")}
+    more = {"text": np.ones((6, 2), dtype=np.uint8), "words": np.full((6, 2), "x")}
     assert load(tmp_path, arrays=more).modalities == ("video", "audio", "text")
+
+
+def test_an_array_of_another_length_is_not_passed_over_in_silence(tmp_path: Path) -> None:
+    more = {"short": np.ones((5, 2))}
+    with pytest.raises(DataError, match=r"differ in length.*video 6.*short 5.*leave one out, name the modalities"):
+        load(tmp_path, arrays=more)
+    assert load(tmp_path, arrays=more, modalities=["video", "audio"]).modalities == ("video", "audio")
 
 
 def test_unnamed_modalities_leave_out_arrays_with_a_role(tmp_path: Path) -> None:
@@ -81,9 +88,9 @@ def test_unnamed_modalities_leave_out_arrays_with_a_role(tmp_path: Path) -> None
 
 
 def test_no_modality_at_all_lists_what_there_is(tmp_path: Path) -> None:
-    np.savez(tmp_path / "x.npz", label=np.arange(3), other=np.ones((2, 2)))
+    np.savez(tmp_path / "x.npz", label=np.arange(3), other=np.ones(3))
     with pytest.raises(
-        DataError, match=r"no array is a modality of 3 samples.*beside the target: other float64 \(2, 2\)"
+        DataError, match=r"no array is a modality of 3 samples.*beside the target: other float64 \(3,\)"
     ):
         load_arrays(tmp_path / "x.npz", target="label")
 

@@ -39,8 +39,8 @@ def load_arrays(
         target: key of the target, ``(n,)`` or ``(n, 1)``. Integers, strings and booleans are classes, named in natural
             order; floats are values to regress.
         modalities: keys in the order that fusion will see. None = every integer or float array with two or more axes
-            and as many rows as the target that has no other role: in the file's order for ``.npz``, in alphabetical
-            order for ``.safetensors`` and folders. Arrays with one axis are columns of labels and are passed over.
+            that has no other role: in the file's order for ``.npz``, in alphabetical order for ``.safetensors`` and
+            folders. Arrays with one axis are columns of labels and are passed over.
             Each is ``(n, C)`` vectors, ``(n, C, T)`` sequences, ``(n, C, H, W)`` images or ``(n, C, T, H, W)`` volumes,
             any range; all become float32, unscaled.
         group: key of the group of each sample (actor, speaker, video), ``(n,)`` integers or strings. Samples of one
@@ -97,11 +97,7 @@ def _read_features(
 ) -> dict[str, NDArray[Any]]:
     if modalities is None:
         candidates = {key: file.read(key, "modality") for key in file.keys if key not in roles.values()}
-        features = {
-            key: array
-            for key, array in candidates.items()
-            if array.dtype.kind in "fiu" and array.ndim >= 2 and len(array) == rows
-        }
+        features = {key: array for key, array in candidates.items() if array.dtype.kind in "fiu" and array.ndim >= 2}
         if not features and rows:
             found = ", ".join(f"{key} {array.dtype} {array.shape}" for key, array in candidates.items()) or "nothing"
             raise DataError(
@@ -129,7 +125,10 @@ def _check_lengths(file: ArrayFile, arrays: dict[str, NDArray[Any]]) -> None:
         raise DataError(f"{file.path}: {', '.join(empty)} {'is' if len(empty) == 1 else 'are'} empty: 0 rows")
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{key} {rows}" for key, rows in lengths.items())
-        raise DataError(f"{file.path}: the arrays differ in length; one row a sample is needed: {found}")
+        raise DataError(
+            f"{file.path}: the arrays differ in length; one row a sample is needed: {found}. To leave one out, name the "
+            "modalities"
+        )
 
 
 def _prepare(key: str, array: NDArray[Any], missing: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -144,7 +143,7 @@ def _prepare(key: str, array: NDArray[Any], missing: str) -> tuple[NDArray[np.fl
         first = [int(index) for index in np.unravel_index(int(bad.argmax()), array.shape)]
         raise DataError(
             f"modality {key!r} has {int(bad.sum())} NaN or infinite values, the first in row {first[0]} at index "
-            f'{first}; clean them, or pass missing="nan" to take rows with such values as missing'
+            f'{first}; clean them, or pass missing="nan" (--missing nan) to take rows with such values as missing'
         )
     with np.errstate(over="ignore", invalid="ignore"):
         single = array.astype(np.float32, order="C")
