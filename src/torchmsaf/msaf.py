@@ -57,8 +57,10 @@ class BlockDropout(nn.Module):
         """The scaled keep mask, one value a block of ``like`` ``(..., C)``: ``(..., 1)``; None when nothing is dropped."""
         if not self.training or self.p == 0.0:
             return None
-        drawn = torch.rand(*like.shape[:-1], 1, device=like.device, dtype=like.dtype)
-        return (drawn >= self.p).to(like.dtype) / (1.0 - self.p)
+        # in float32 at least: a draw in half precision falls on few values, and drops more than p
+        kind = torch.float64 if like.dtype == torch.float64 else torch.float32
+        drawn = torch.rand(*like.shape[:-1], 1, device=like.device, dtype=kind)
+        return ((drawn >= self.p) / (1.0 - self.p)).to(like.dtype)
 
     def forward(self, blocks: Tensor) -> Tensor:
         """Drop blocks of ``(..., C)``, each with one draw."""

@@ -79,3 +79,13 @@ def test_what_a_table_is_about() -> None:
     assert (Objective("sentiment", 1).score, Objective("sentiment", 1).higher_is_better) == ("mae", False)
     with pytest.raises(DataError, match="sentiment has one output, got 2"):
         Objective("sentiment", 2)
+
+
+def test_a_sample_without_any_modality_gets_the_share_of_the_classes_in_training():
+    present = torch.tensor([[True, False], [False, False]])
+    objective = Objective("classification", 3, prior=(0.1, 0.7, 0.2))
+    answer = objective.without_input(torch.tensor([[1.0, 2.0, 3.0], [9.0, 0.0, 0.0]]), present)
+    assert torch.equal(answer[0], torch.tensor([1.0, 2.0, 3.0]))
+    torch.testing.assert_close(answer[1].exp(), torch.tensor([0.1, 0.7, 0.2]))
+    values = Objective("regression", 1, mean=5.0, std=2.0).without_input(torch.tensor([[1.0], [7.0]]), present)
+    assert values.flatten().tolist() == [1.0, 0.0]  # the standardized mean

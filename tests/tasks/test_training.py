@@ -150,3 +150,13 @@ def test_parts() -> None:
 def test_a_recipe_out_of_range(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         Recipe(**setting)
+
+
+@pytest.mark.parametrize("often", [0, 1])
+def test_samples_without_any_modality_count_the_same_whatever_the_classes_are_called(often):
+    torch.manual_seed(0)
+    network = FusedNetwork({"a": VectorNet((4,), 2)}, None, outputs=2)
+    target = torch.tensor([often] * 8 + [1 - often] * 2)
+    nothing = Part((torch.randn(10, 4),), target, torch.zeros(10, 1, dtype=torch.bool))
+    prior = (0.8, 0.2) if often == 0 else (0.2, 0.8)
+    assert training.evaluate(network, nothing, Objective("classification", 2, prior=prior))["accuracy"] == pytest.approx(0.8)

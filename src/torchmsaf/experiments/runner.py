@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmsaf.analysis.cost import count_flops, count_parameters
 from torchmsaf.backbones.by_rank import network_for
 from torchmsaf.data import Samples, Standardizer
-from torchmsaf.errors import ResultError
+from torchmsaf.errors import ResultError, TorchmsafError
 from torchmsaf.experiments.methods import MethodChoice
 from torchmsaf.experiments.results import UnitFile
 from torchmsaf.experiments.unit import Unit
@@ -35,9 +35,15 @@ class Runner:
         self.unit, self.file = unit, file
         standardizer = Standardizer.fit(unit.samples, unit.fold.train)
         features = tuple(standardizer.transform(unit.samples).values())
-        self.objective = replace(unit.objective, mean=standardizer.target_mean, std=standardizer.target_std)
         rows = (unit.fold.train, unit.fold.validation, unit.fold.test)
         self.train, self.validation, self.test = (_part(unit.samples, features, part) for part in rows)
+        prior = None
+        if not unit.samples.regression:
+            counts = torch.bincount(self.train.target, minlength=unit.objective.outputs)
+            prior = tuple((counts / len(self.train)).tolist())
+        self.objective = replace(
+            unit.objective, mean=standardizer.target_mean, std=standardizer.target_std, prior=prior
+        )
         self.starts: dict[str, dict[str, Tensor]] = {}
 
     def start(self, modality: str) -> None:
@@ -62,6 +68,8 @@ class Runner:
         network = self._network({modality}, None, {}, key)
         trained = self._train(network, self.train.only(m), self.validation.only(m), key)
         record = self._record(modality, "unimodal", network, trained) | {"modality": modality}
+        # all samples, as every row has: its epoch was chosen on those that have the modality
+        record["validation"] = evaluate(network, self.validation.alone(m), self.objective)
         record["test"] = test = evaluate(network, self.test.alone(m), self.objective)
         # without its own modality there is nothing to say; without another nothing changes
         record["test_missing"] = {name: None if name == modality else test for name in self.unit.samples.modalities}
@@ -115,6 +123,8 @@ class Runner:
                 order_seed=_seed(unit.seed, unit.fold.index, "order"),
                 accelerator=unit.accelerator,
             )
+        except TorchmsafError:
+            raise
         except (RuntimeError, ValueError, TypeError) as error:
             raise ResultError(
                 f"training {key!r} failed in fold {unit.fold.index}, seed {unit.seed}: {error}. What is done is kept; "

@@ -40,14 +40,13 @@ def normalize_joint(norm: JointNorm, z: Tensor, alive: Tensor | None, *, trainin
         alive: ``(B, q)`` booleans, True where the segment of a sample holds data; None = everywhere.
         training: whether batch norm uses and updates the statistics of this batch.
     """
-    if isinstance(norm, nn.BatchNorm1d) and norm.running_mean is None:
+    if not isinstance(norm, nn.GroupNorm) and norm.running_mean is None:
         training = True  # it has no other statistics than those of the batch
+    if training and isinstance(norm, nn.SyncBatchNorm):
+        synchronized: Tensor = norm(z.to(norm.weight.dtype)).to(z.dtype)
+        return synchronized
     same_type = norm.weight is None or norm.weight.dtype == z.dtype
-    if (
-        same_type
-        and training == norm.training
-        and (not training or isinstance(norm, nn.SyncBatchNorm) or (alive is None or known_true(alive)))
-    ):
+    if same_type and training == norm.training and (not training or alive is None or known_true(alive)):
         normalized: Tensor = norm(z)
         return normalized
     weight, bias = (None if p is None else p.to(z.dtype) for p in (norm.weight, norm.bias))
@@ -56,10 +55,11 @@ def normalize_joint(norm: JointNorm, z: Tensor, alive: Tensor | None, *, trainin
     if not training and norm.running_mean is not None and norm.running_var is not None:
         mean, variance = norm.running_mean.to(z.dtype), norm.running_var.to(z.dtype)
         return F.batch_norm(z, mean, variance, weight, bias, False, 0.0, norm.eps)
+    assert isinstance(norm, nn.BatchNorm1d)
     return _batch_norm_of_rows(norm, z, alive)
 
 
-def _batch_norm_of_rows(norm: nn.BatchNorm1d | nn.SyncBatchNorm, flat: Tensor, alive: Tensor | None) -> Tensor:
+def _batch_norm_of_rows(norm: nn.BatchNorm1d, flat: Tensor, alive: Tensor | None) -> Tensor:
     """Batch norm in training over the rows that hold data; equal to ``norm`` when all of them do.
 
     A segment in which fewer than two samples hold data has no variance: it leaves the running statistics as they are.

@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -22,12 +23,14 @@ class Objective:
         outputs: K.
         mean: of the training targets; models train on ``(target - mean) / std``.
         std: of the training targets.
+        prior: share of each class in the training part; None = even. It answers where a sample has no modality at all.
     """
 
     kind: Literal["classification", "regression", "sentiment"]
     outputs: int
     mean: float = 0.0
     std: float = 1.0
+    prior: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.kind != "classification" and self.outputs != 1:
@@ -53,6 +56,18 @@ class Objective:
         if self.regression:
             return F.mse_loss(prediction[:, 0], (target - self.mean) / self.std)
         return F.cross_entropy(prediction, target)
+
+    def without_input(self, prediction: Tensor, present: Tensor) -> Tensor:
+        """Predictions ``(n, K)`` with the training part's own answer where ``present`` ``(n, M)`` is False for all.
+
+        The answer is the log of the class shares, or the mean in regression: the same for every network and method, and
+        whatever the classes are called.
+        """
+        nothing = ~present.any(1)
+        if self.regression:
+            return torch.where(nothing[:, None], 0.0, prediction)
+        share = prediction.new_ones(self.outputs) if self.prior is None else prediction.new_tensor(self.prior)
+        return torch.where(nothing[:, None], share.clamp(min=1e-6).log(), prediction)
 
     def measure(self, prediction: Tensor, target: Tensor) -> dict[str, float]:
         """All metrics of a whole part of the data, from its predictions ``(n, K)`` and targets ``(n,)``."""

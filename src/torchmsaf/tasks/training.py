@@ -166,5 +166,5 @@ def predict(network: FusedNetwork, part: Part, *, batch_size: int = 1024) -> Ten
 
 
 def evaluate(network: FusedNetwork, part: Part, objective: Objective) -> dict[str, float]:
-    """All metrics of a part."""
-    return objective.measure(predict(network, part), part.target)
+    """All metrics of a part; a sample without any modality gets the training part's own answer."""
+    return objective.measure(objective.without_input(predict(network, part), part.present), part.target)
