@@ -188,10 +188,58 @@ OPTIONS = {
     "value of an option": (["--methods", "msaf:block_channels=two"], "expected an integer of at least 1, got 'two'"),
     "option without value": (["--methods", "msaf:norm"], "expected name:option=value"),
     "absurd size": (["--methods", "msaf:block_channels=99999"], "parameters: check its options"),
+    "segments of vectors": (["--methods", "msaf:segments=2"], r"method 'msaf \(segments=2\)': .*modality 0"),
+    "mmtm gate": (["--methods", "mmtm:gate_scale=abc"], "mmtm: gate_scale is a finite number, got 'abc'"),
+    "mmtm ratio": (["--methods", "mmtm:ratio=abc"], "mmtm: ratio is a finite number, got 'abc'"),
+    "mmtm ratio 0": (["--methods", "mmtm:ratio=0"], ": mmtm: ratio=0 leaves no channel"),
+    "mmtm ratio inf": (["--methods", "mmtm:ratio=.inf"], "mmtm: ratio is a finite number, got inf"),
+    "multiplicative beta": (["--methods", "multiplicative:beta=abc"], ": multiplicative: beta is in .*, got 'abc'"),
+    "concat hidden -1": (
+        ["--methods", "concat:hidden=[-1]"],
+        r"concat: hidden is a list of positive widths.*got \[-1\]",
+    ),
+    "concat hidden 12": (["--methods", "concat:hidden=12"], "concat: hidden is a list of positive widths.*got 12"),
+    "concat hidden abc": (["--methods", "concat:hidden=abc"], "concat: hidden is a list of positive widths.*got 'abc'"),
+    "concat hidden 1e30": (["--methods", f"concat:hidden=[{10**30}]"], "concat: .*Overflow"),
+    "concat project": (
+        ["--methods", "concat:project=-3"],
+        "concat: project: expected an integer of at least 1, got -3",
+    ),
+    "concat dropout": (["--methods", "concat:dropout=abc"], "concat: dropout is a probability"),
+    **{
+        f"reserved {option}": (["--methods", f"{method}:{option}=3"], f"{method}: '{option}' is set by the comparison")
+        for method, option in (
+            ("msaf", "channels"),
+            ("concat", "widths"),
+            ("concat", "out_features"),
+            ("averaging", "modalities"),
+            ("multiplicative", "regression"),
+            ("msaf", "regression"),
+        )
+    },
+    "name as an option": (["--methods", "msaf:name=x"], "msaf: .*'name'"),
     "method twice": (["--methods", "msaf", "msaf"], "'msaf' is given twice"),
     "network without class": (["--network", "a"], r"expected KEY=package\.module\.Class"),
     "network of nothing": (["--network", "q=torch.nn.Linear"], "network given for 'q'; the modalities are a, b"),
     "network not found": (["--network", "a=nowhere.Net"], "'nowhere.Net' cannot be imported"),
+    "network of dots": (["--network", "a=..x"], r"'\.\.x': expected package\.module\.Class"),
+    "network of a dot": (["--network", "a=.x"], r"'\.x': expected package\.module\.Class"),
+    **{
+        f"network {name}": (
+            ["--network", f"a=broken_networks.{name}"],
+            rf"network of modality 'a' \(.*{name}\): {said}",
+        )
+        for name, said in (
+            ("Wide", r"of 2 samples feature\(\).* makes \(2, 64\), and \(2, 65\) is needed"),
+            ("OneMore", r"of 2 samples the head makes \(2, 4\), and \(2, 3\) is needed"),
+            ("Miscounted", r"channels\[1\] is 32, and of 2 samples stage 1 makes maps \(2, 64\)"),
+            ("Raises", "KeyError: 'two lines'"),
+        )
+    },
+    "network without stages": (
+        ["--network", "a=broken_networks.Flat", "--methods", "msaf"],
+        ": msaf: it stands between stages, and the network of 'a' has none",
+    ),
     "network that is none": (["--network", "a=torch.nn.Linear"], "'torch.nn.Linear' cannot be built"),
     "no config": (["--config", "none.yaml"], "none.yaml cannot be read as YAML: .*No such file"),
     "out is a file": (["--out", "data.npz"], "data.npz cannot be written|data.npz is not"),
@@ -206,7 +254,46 @@ OPTIONS = {
 }
 
 
-@pytest.mark.usefixtures("no_training")
+NETWORKS = """
+from torch import nn
+from torchmsaf.backbones import VectorNet
+
+class Wide(VectorNet):
+    def __init__(self, shape, outputs):
+        super().__init__(shape, outputs)
+        self.width += 1
+
+class OneMore(VectorNet):
+    def __init__(self, shape, outputs):
+        super().__init__(shape, outputs + 1)
+
+class Miscounted(VectorNet):
+    def __init__(self, shape, outputs):
+        super().__init__(shape, outputs)
+        self.channels = (64, 32)
+
+class Raises(VectorNet):
+    def feature(self, maps):
+        raise KeyError("two lines")
+
+class Flat(VectorNet):
+    def __init__(self, shape, outputs):
+        super().__init__(shape, outputs)
+        self.stages, self.channels, self.width = nn.ModuleList(), (), shape[0]
+        self.head = nn.Linear(shape[0], outputs)
+"""
+
+
+@pytest.fixture
+def networks(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's module of networks that do not do, in the current folder."""
+    (here / "broken_networks.py").write_text(NETWORKS)
+    monkeypatch.syspath_prepend(str(here))
+    monkeypatch.delitem(sys.modules, "broken_networks", raising=False)
+    return here
+
+
+@pytest.mark.usefixtures("no_training", "networks")
 @pytest.mark.parametrize(("words", "message"), OPTIONS.values(), ids=OPTIONS)
 def test_bad_options(here: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
     refused(capsys, arguments(*words), message)
@@ -221,6 +308,66 @@ def refused(capsys: pytest.CaptureFixture[str], words: list[str], message: str) 
     assert said.err.count("\n") == 1
     with pytest.raises(ValueError, match=message):
         raise ValueError(said.err)
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("1 / 0", "'raising.Net' cannot be imported: ZeroDivisionError: division by zero"),
+        ("raise OSError('two\\nlines')", "cannot be imported: OSError: two lines"),
+        ("import sys; sys.exit(3)", "cannot be imported: SystemExit: 3"),
+        ("def (", "cannot be imported: SyntaxError"),
+    ],
+)
+def test_a_users_module_that_raises(
+    networks: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], content: str, message: str
+) -> None:
+    (networks / "raising.py").write_text(content)
+    monkeypatch.delitem(sys.modules, "raising", raising=False)
+    refused(capsys, arguments("--network", "a=raising.Net"), message)
+
+
+@pytest.mark.usefixtures("networks")
+def test_a_network_without_stages_can_be_fused_late(here: Path) -> None:
+    assert main(arguments("--network", "a=broken_networks.Flat", "--out", "r")) == 0
+
+
+def test_broken_folders(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments("--out", "r")) == 0
+    monkeypatch.setattr(comparing, "run_units", lambda *_: pytest.fail("training began"))
+    capsys.readouterr()
+    resume = arguments("--out", "r", "--resume")
+    for content, message in (
+        ("[]", r"config.json is no configuration of a comparison: it is \[\]"),
+        ("{}", "config.json is no configuration of a comparison: it has no 'title'"),
+        ("{", r"config.json cannot be read \("),
+    ):
+        config = (here / "r/config.json").read_text()
+        (here / "r/config.json").write_text(content)
+        refused(capsys, ["table", "r"], message)
+        refused(capsys, resume, message)
+        (here / "r/config.json").write_text(config)
+    splits = (here / "r/splits.json").read_text()
+    (here / "r/splits.json").write_text(splits[:50])
+    refused(capsys, resume, r"splits.json cannot be read \(.*put it back, or use another --out")
+    (here / "r/splits.json").write_text(splits)
+    file = here / "r/metrics/fold-1.seed-0.jsonl"
+    lines = file.read_text()
+    for line, message in (
+        ("{}", "it has no 'key'"),
+        ("[]", r"it is \[\]"),
+        ('{"key": 3}', "'key' is 3"),
+        (lines.splitlines()[-1].replace('"test":', '"text":'), "it has no 'test'"),
+    ):
+        file.write_text(lines + line + "\n")
+        for words in (["table", "r"], resume):
+            refused(capsys, words, rf"fold-1\.seed-0\.jsonl, line 6 is no record of a training: {message}")
+    file.write_text(lines)
+    for name in ("fold-x.seed-0.jsonl", "fold-0.seed-0.copy.jsonl", "fold-0.seed-.jsonl"):
+        (here / "r/metrics" / name).write_text("{}\n")
+    assert main(["table", "r"]) == 0
+    assert capsys.readouterr().out == (here / "r/table.txt").read_text()
 
 
 def changed(**changes: np.ndarray) -> dict[str, np.ndarray]:

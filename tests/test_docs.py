@@ -86,3 +86,14 @@ def test_pages_have_no_trailing_blanks_and_end_in_one_newline(page):
     assert not re.search(r"[ \t]+$", text, re.MULTILINE)
     assert text.endswith("\n")
     assert not text.endswith("\n\n")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md", "docs/benchmarks.md"])
+def test_every_place_for_a_measured_table_has_one(page):
+    text = (ROOT / page).read_text()
+    names = re.findall(r"<!-- (\w+) -->", text)
+    assert names
+    for name in names:
+        inside = text.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
+        assert f"<!-- /{name} -->" in text, f"{page}: {name} is not filled in"
+        assert "|" in inside, f"{page}: no table for {name}"

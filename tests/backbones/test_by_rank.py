@@ -84,6 +84,9 @@ def test_a_class_path() -> None:
     ("path", "message"),
     [
         ("Good", r"expected package\.module\.Class"),
+        ("..x", r"expected package\.module\.Class"),
+        (".x", r"expected package\.module\.Class"),
+        ("x.", r"expected package\.module\.Class"),
         ("nowhere.Net", "cannot be imported"),
         (f"{__name__}.Nothing", "cannot be imported"),
         (f"{__name__}.Bare", "lacks feature, head, channels, width"),

@@ -167,7 +167,7 @@ def test_fewer_groups_than_folds_are_refused() -> None:
 
 
 def test_one_group_left_to_train_and_validate_is_refused() -> None:
-    with pytest.raises(ProtocolError, match="fold 0: 1 groups left after the test part; two or more are needed"):
+    with pytest.raises(ProtocolError, match="fold 0: 1 group left after the test part; two or more are needed"):
         make_protocol(build(groups=actors(60, 2)), folds=2)
 
 

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from tests.experiments.made_up import METHODS, comparison, make, run, with_test_rows_of, without_time
-from torchmsaf.data import Fold
+from torchmsaf.data import Fold, make_samples
 from torchmsaf.errors import DataError, FusionInputError, ProtocolError
-from torchmsaf.experiments import MethodChoice, ResultFolder, runner, side_by_side
+from torchmsaf.experiments import MethodChoice, ResultFolder, choose_methods, runner, side_by_side
 from torchmsaf.tasks.training import Trained
 
 
@@ -150,6 +150,12 @@ def test_a_failed_training_names_itself_and_keeps_what_is_done(tmp_path: Path, m
         ({"networks": {"a": "nowhere.Y"}}, FusionInputError, "cannot be imported"),
         ({"methods": [MethodChoice("msaf", {"blok": 1})]}, FusionInputError, "msaf: .*'blok'"),
         ({"methods": [MethodChoice("msaf", {"block_channels": 10**6})]}, FusionInputError, "parameters: check its"),
+        ({"methods": [MethodChoice("msaf", {"segments": 2})]}, FusionInputError, r"method 'msaf \(segments=2\)': "),
+        (
+            {"methods": [MethodChoice("msaf", {"channels": [4]})]},
+            FusionInputError,
+            "'channels' is set by the comparison",
+        ),
         ({"seeds": ()}, DataError, "no seeds"),
     ],
 )
@@ -159,6 +165,18 @@ def test_what_would_fail_later_fails_before_any_training(
     with pytest.raises(error, match=message):
         run(tmp_path / "r", comparison(**changes))
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_the_check_leaves_the_random_state_and_runs_every_method(kind: Any) -> None:
+    samples = make()
+    if kind == "regression":
+        samples = make_samples("made-up", samples.features, samples.target.float())
+    made = comparison(samples, kind=kind, methods=choose_methods(None, regression=kind == "regression"))
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    made.check()
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_fold_that_leaks_is_refused_whoever_made_it(tmp_path: Path) -> None:

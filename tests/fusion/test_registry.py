@@ -46,6 +46,22 @@ def test_an_option_that_a_method_does_not_take_names_method_and_option() -> None
         create_fusion("averaging")
 
 
+def test_an_error_begins_with_the_name_once() -> None:
+    with pytest.raises(FusionInputError, match=r"^concat: project: "):
+        create_fusion("concat", widths=(3, 4), out_features=2, project=-3)
+    with pytest.raises(FusionInputError, match=r"^msaf: block_channels: "):
+        create_fusion("msaf", channels=(8, 16), block_channels=0)
+
+
+def test_an_error_that_begins_with_the_name_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise FusionInputError("first: no")
+
+    monkeypatch.setitem(METHODS, "first", Method("first", "late", fails, "nobody", None))  # type: ignore[arg-type]
+    with pytest.raises(FusionInputError, match=r"^first: no$"):
+        create_fusion("first")
+
+
 def test_a_new_method_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     class First(LateFusion):
         def forward(self, logits, *, present=None):  # type: ignore[no-untyped-def]

@@ -179,3 +179,18 @@ def test_two_networks_without_a_method_and_a_method_that_cannot_do_regression() 
         FusedNetwork(networks(), None, outputs=K)
     with pytest.raises(FusionInputError, match="multiplication is for classification"):
         FusedNetwork(networks(), "multiplication", outputs=1, regression=True)
+
+
+@pytest.mark.parametrize("method", ["mmtm", "msaf"])
+def test_an_intermediate_method_needs_stages(method: str) -> None:
+    parts = networks()
+    parts["art"].stages = nn.ModuleList()
+    with pytest.raises(
+        FusionInputError, match=f"^{method}: it stands between stages, and the network of 'art' has none"
+    ):
+        FusedNetwork(parts, method, outputs=K)
+
+
+def test_what_follows_from_the_networks_is_no_option() -> None:
+    with pytest.raises(FusionInputError, match=r"^msaf: 'channels' is set by the comparison"):
+        fused("msaf", channels=3)

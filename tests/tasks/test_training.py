@@ -159,4 +159,6 @@ def test_samples_without_any_modality_count_the_same_whatever_the_classes_are_ca
     target = torch.tensor([often] * 8 + [1 - often] * 2)
     nothing = Part((torch.randn(10, 4),), target, torch.zeros(10, 1, dtype=torch.bool))
     prior = (0.8, 0.2) if often == 0 else (0.2, 0.8)
-    assert training.evaluate(network, nothing, Objective("classification", 2, prior=prior))["accuracy"] == pytest.approx(0.8)
+    assert training.evaluate(network, nothing, Objective("classification", 2, prior=prior))[
+        "accuracy"
+    ] == pytest.approx(0.8)

@@ -9,8 +9,7 @@ another language, is not counted.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from torchmsaf.analysis.operations import Allocations, Ledger, Operations, storage_of, tensors_in
+from torchmsaf.ops.modes import evaluating
 
 __all__ = [
     "Cost",
@@ -66,7 +66,7 @@ def count_flops(module: nn.Module, *args: Any, **kwargs: Any) -> int:
         *args: what the module is called with; the count is for this batch size, not per sample.
         **kwargs: the same by name.
     """
-    with _evaluating(module), torch.no_grad():
+    with evaluating(module), torch.no_grad():
         return measure(module, *args, **kwargs).flops
 
 
@@ -163,7 +163,7 @@ def published_flops(module: nn.Module, *args: Any, **kwargs: Any) -> int:
     layers = (nn.Linear, nn.ReLU, nn.modules.batchnorm._BatchNorm)
     handles = [layer.register_forward_hook(count) for layer in module.modules() if isinstance(layer, layers)]
     try:
-        with _evaluating(module), torch.no_grad():
+        with evaluating(module), torch.no_grad():
             module(*args, **kwargs)
     finally:
         for handle in handles:
@@ -199,15 +199,3 @@ def published_mmtm_flops(channels: Sequence[int], ratio: float, batch: int) -> i
     total = sum(channels)
     joint = int(2 * total / ratio)
     return 4 * batch * total * joint + 2 * batch * joint
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module in evaluation mode; each submodule has its own flag back afterwards."""
-    flags = {layer: layer.training for layer in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for layer, training in flags.items():
-            layer.training = training

@@ -24,17 +24,21 @@ def network_for(shape: Sequence[int], outputs: int, *, class_path: str | None = 
     if class_path is None:
         return VectorNet(shape, outputs) if len(shape) == 1 else ConvNet(shape, outputs)
     module, _, name = class_path.rpartition(".")
-    if not module:
+    if not all(class_path.split(".")) or not module:
         raise FusionInputError(f"network {class_path!r}: expected package.module.Class")
     try:
         build = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise FusionInputError(f"network {class_path!r} cannot be imported: {error}") from error
+        raise FusionInputError(f"network {class_path!r} cannot be imported: {_in_one_line(error)}") from error
+    except (Exception, SystemExit) as error:  # whatever a user's module does when it is imported
+        said = f"{type(error).__name__}: {_in_one_line(error)}"
+        raise FusionInputError(f"network {class_path!r} cannot be imported: {said}") from error
     try:
         network = build(tuple(shape), outputs)
     except Exception as error:  # whatever a user's class raises
         raise FusionInputError(
-            f"network {class_path!r} cannot be built with (shape, outputs) = ({tuple(shape)}, {outputs}): {error}"
+            f"network {class_path!r} cannot be built with (shape, outputs) = ({tuple(shape)}, {outputs}): "
+            f"{_in_one_line(error)}"
         ) from error
     missing = [part for part in ("stages", "feature", "head", "channels", "width") if not hasattr(network, part)]
     if missing:
@@ -49,3 +53,7 @@ def network_for(shape: Sequence[int], outputs: int, *, class_path: str | None = 
         )
     built: StagedNetwork = network
     return built
+
+
+def _in_one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

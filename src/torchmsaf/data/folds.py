@@ -213,7 +213,8 @@ def _draw_validation(samples: Samples, rows: Rows, validation: float, seed: int,
 
 def _validation_count(total: int, validation: float, index: int, what: str) -> int:
     if total < 2:
+        left = f"{total} {what.removesuffix('s') if total == 1 else what}"
         raise ProtocolError(
-            f"fold {index}: {total} {what} left after the test part; two or more are needed, to train and to validate"
+            f"fold {index}: {left} left after the test part; two or more are needed, to train and to validate"
         )
     return min(max(round(validation * total), 1), total - 1)

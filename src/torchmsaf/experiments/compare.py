@@ -5,17 +5,19 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from torchmsaf.analysis.table import Table
+from torchmsaf.analysis.table import Table, label
 from torchmsaf.backbones.by_rank import network_for
+from torchmsaf.backbones.staged import StagedNetwork
 from torchmsaf.data import Fold, Protocol, Samples, check_fold, fold_ids
-from torchmsaf.errors import DataError, FusionInputError, ProtocolError
+from torchmsaf.errors import DataError, FusionInputError, ProtocolError, TorchmsafError
 from torchmsaf.experiments.methods import MethodChoice
 from torchmsaf.experiments.progress import progress
 from torchmsaf.experiments.results import ResultFolder, write_tables
@@ -67,10 +69,12 @@ class Comparison:
     def check(self) -> None:
         """Find what would fail later: leaks, unknown networks, options that a method does not take.
 
+        Every network and method runs once, on two samples of zeros on the CPU, without a trace in torch's random state.
+
         Raises:
             DataError: the target does not fit the kind of task; networks are named for modalities that are not there.
             ProtocolError: a fold leaks.
-            FusionInputError: a network or a method cannot be built.
+            FusionInputError: a network or a method cannot be built, or cannot run.
         """
         if (self.kind != "classification") != self.samples.regression:
             what = "numbers" if self.samples.regression else "classes"
@@ -84,22 +88,39 @@ class Comparison:
         for fold in self.protocol.folds:
             check_fold(fold, self.samples)
             self._check_presence(fold)
-        self._check_networks()
+        with torch.random.fork_rng(devices=[]):  # the check draws no number that a training would have drawn
+            self._check_networks()
 
     def _check_networks(self) -> None:
-        outputs = self.samples.n_outputs
+        outputs, regression = self.samples.n_outputs, self.samples.regression
         networks = {
             name: network_for(value.shape[1:], outputs, class_path=self.networks.get(name))
             for name, value in self.samples.features.items()
         }
+        for name, net in networks.items():
+            path = self.networks.get(name, f"{type(net).__module__}.{type(net).__qualname__}")
+            with _naming(f"network of modality {name!r} ({path})"):
+                _check_shapes(net, torch.zeros(2, *self.samples.features[name].shape[1:]), outputs)
+                self._run(FusedNetwork({name: net}, None, outputs=outputs, regression=regression), [name])
         for choice in self.methods:
-            with torch.device("meta"):  # a fusion without memory: its size is seen before it is paid for
-                network = FusedNetwork(
-                    networks, choice.name, outputs=outputs, options=choice.options, regression=self.samples.regression
-                )
-            count = sum(p.numel() for p in network.parameters())
-            if count > MOST_PARAMETERS:
-                raise FusionInputError(f"method {choice.key!r} has {count:,} parameters: check its options")
+            said = label({"method": choice.name, "options": choice.options})
+            with _naming(f"method {said!r}", unless=f"{choice.name}: "):
+                arguments: Any = {"outputs": outputs, "options": choice.options, "regression": regression}
+                with torch.device("meta"):  # a fusion without memory: its size is seen before it is paid for
+                    network = FusedNetwork(networks, choice.name, **arguments)
+                count = sum(p.numel() for p in network.parameters())
+                if count > MOST_PARAMETERS:
+                    raise FusionInputError(f"{count:,} parameters: check its options")
+                self._run(FusedNetwork(networks, choice.name, **arguments), self.samples.modalities)
+
+    @torch.no_grad()
+    def _run(self, network: FusedNetwork, modalities: Sequence[str]) -> None:
+        """Predict two samples of zeros, and their loss."""
+        network.eval()
+        fused = network([torch.zeros(2, *self.samples.features[name].shape[1:]) for name in modalities])
+        _check_shape("the prediction", fused.prediction, (2, network.outputs))
+        target = torch.zeros(2, dtype=self.samples.target.dtype)
+        network.training_loss(fused, target, None, self.objective.loss)
 
     def _check_presence(self, fold: Fold) -> None:
         """Each modality is there often enough to train its own network, and to choose its epoch."""
@@ -187,6 +208,40 @@ def compare(
     with progress(folder.count, comparison.trainings):
         run_units(units, jobs)
     return write_tables(folder)
+
+
+@torch.no_grad()
+def _check_shapes(net: StagedNetwork, x: torch.Tensor, outputs: int) -> None:
+    """What a network says of itself (``channels``, ``width``) is what comes out of its parts."""
+    net.eval()
+    for number, (stage, count) in enumerate(zip(net.stages, net.channels, strict=True)):
+        x = stage(x)
+        if x.dim() < 2 or tuple(x.shape[:2]) != (2, count):
+            raise FusionInputError(
+                f"channels[{number}] is {count}, and of 2 samples stage {number} makes maps {tuple(x.shape)}"
+            )
+    x = net.feature(x)
+    _check_shape("feature(), whose size is width,", x, (2, net.width))
+    _check_shape("the head", net.head(x), (2, outputs))
+
+
+def _check_shape(what: str, x: torch.Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(x.shape) != shape:
+        raise FusionInputError(f"of 2 samples {what} makes {tuple(x.shape)}, and {shape} is needed")
+
+
+@contextmanager
+def _naming(what: str, *, unless: str | None = None) -> Iterator[None]:
+    """Turn whatever is raised into one line that begins with what it is about, unless it does so already."""
+    try:
+        yield
+    except Exception as error:  # whatever users' networks raise
+        said = " ".join(str(error).split())
+        if not isinstance(error, TorchmsafError):
+            said = f"{type(error).__name__}: {said}"
+        elif unless is not None and said.startswith(unless):
+            raise
+        raise FusionInputError(f"{what}: {said}") from error
 
 
 def _versions(accelerator: str) -> dict[str, Any]:

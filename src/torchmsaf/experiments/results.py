@@ -17,6 +17,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,29 @@ from torchmsaf.analysis.table import Table, build_table, label
 from torchmsaf.errors import ResultError, require
 
 Json = dict[str, Any]
+
+_UNIT = re.compile(r"fold-([0-9]+)\.seed-([0-9]+)\.jsonl")
+# what is read of config.json, of each line of the metrics, and of those lines that are in the table
+_CONFIG = {
+    "title": str,
+    "protocol": {"description": str, "citation": str | None, "folds": int},
+    "objective": {"score": str, "higher_is_better": bool},
+    "seeds": list,
+    "starts": list,
+}
+_RECORD = {
+    "key": str,
+    "fold": int,
+    "seed": int,
+    "method": str,
+    "stage": str,
+    "modality": str | None,
+    "validation": dict,
+    "diverged": bool,
+    "train_size": int,
+    "weights": str,
+}
+_TABLED = {**_RECORD, "test": dict, "test_size": int}
 
 
 class ResultFolder:
@@ -74,6 +98,7 @@ class ResultFolder:
                 )
             old = self.config()
             self._check_same(old, config, splits)
+            self.records()  # a line that cannot be read is found before any training
             starts = old["starts"]
         elif self.path.exists() and not self._is_unborn():
             raise ResultError(f"{self.path} is not empty and is no result folder: choose another --out")
@@ -95,7 +120,7 @@ class ResultFolder:
             if old.get(key) != config.get(key)
         ]
         file = self.path / "splits.json"
-        if not changed and file.exists() and json.loads(file.read_text()) != splits:
+        if not changed and file.exists() and _read(file) != splits:
             changed = ["the ids of the folds, as another --split-seed makes them"]
         if changed:
             raise ResultError(
@@ -106,25 +131,29 @@ class ResultFolder:
         """The configuration.
 
         Raises:
-            ResultError: the folder is no result folder.
+            ResultError: the folder is no result folder, or its configuration is broken.
         """
         file = self.path / "config.json"
         if not file.is_file():
             raise ResultError(f"{self.path} is no result folder: there is no config.json")
-        try:
-            config: Json = json.loads(file.read_text())
-        except ValueError as error:
-            raise ResultError(f"{file} cannot be read: {error}") from error
+        config: Json = _read(file)
+        wrong = _wrong(config, _CONFIG)
+        if wrong is not None:
+            raise ResultError(f"{file} is no configuration of a comparison: {wrong}")
         return config
 
     def records(self) -> list[Json]:
         """All lines of all metrics files, in the order of folds and seeds; a cut last line is left out."""
-        files = sorted((self.path / "metrics").glob("fold-*.seed-*.jsonl"), key=_fold_and_seed)
-        return [record for file in files for record in _read_lines(file)]
+        return [record for file in self._files() for record in _read_lines(file)]
 
     def count(self) -> int:
         """Number of trained networks on record."""
-        return sum(file.read_bytes().count(b"\n") for file in (self.path / "metrics").glob("*.jsonl"))
+        return sum(file.read_bytes().count(b"\n") for file in self._files())
+
+    def _files(self) -> list[Path]:
+        """The metrics files, in the order of folds and seeds; files of other names are not ours."""
+        files = [file for file in (self.path / "metrics").glob("fold-*.seed-*.jsonl") if _UNIT.fullmatch(file.name)]
+        return sorted(files, key=_fold_and_seed)
 
     @contextmanager
     def unit(self, fold: int, seed: int) -> Iterator[UnitFile]:
@@ -221,14 +250,43 @@ def _write(path: Path, content: str | bytes) -> None:
     beside.replace(path)
 
 
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ResultError(f"{path} cannot be read ({error}): put it back, or use another --out") from error
+
+
+def _wrong(value: Any, needed: Any, name: str = "") -> str | None:
+    """What is missing or of another type in plain data; None when nothing is."""
+    if not isinstance(needed, dict):
+        return None if isinstance(value, needed) else f"{name!r} is {_short(value)}"
+    if not isinstance(value, dict):
+        return f"{name!r} is {_short(value)}" if name else f"it is {_short(value)}"
+    for key, kind in needed.items():
+        path = f"{name}.{key}" if name else key
+        if key not in value:
+            return f"it has no {path!r}"
+        found = _wrong(value[key], kind, path)
+        if found is not None:
+            return found
+    return None
+
+
 def _read_lines(path: Path) -> list[Json]:
     records = []
     content = path.read_bytes()
     for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError as error:
             raise ResultError(f"{path}, line {number} cannot be read: {error}") from error
+        wrong = _wrong(record, _RECORD)
+        if wrong is None and record["stage"] != "start":
+            wrong = _wrong(record, _TABLED)
+        if wrong is not None:
+            raise ResultError(f"{path}, line {number} is no record of a training: {wrong}")
+        records.append(record)
     return records
 
 
@@ -245,15 +303,17 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _fold_and_seed(path: Path) -> tuple[int, int]:
-    fold, seed = path.stem.split(".")
-    return int(fold.removeprefix("fold-")), int(seed.removeprefix("seed-"))
+def _fold_and_seed(path: Path) -> tuple[int, ...]:
+    match = _UNIT.fullmatch(path.name)
+    return tuple(map(int, match.groups())) if match else ()
 
 
 def _difference(old: Any, new: Any) -> str:
     """Where two values of a configuration differ: ``.epochs: 3 there, 4 now``."""
     if isinstance(old, dict) and isinstance(new, dict):
-        key = next(key for key in [*old, *new] if old.get(key) != new.get(key))
+        key = next((key for key in [*old, *new] if old.get(key) != new.get(key)), None)
+        if key is None:
+            return ": null there or now, and missing in the other"
         return f".{key}{_difference(old.get(key), new.get(key))}"
     return f": {_short(old)} there, {_short(new)} now"
 

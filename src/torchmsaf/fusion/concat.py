@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from torchmsaf.errors import FusionInputError
 from torchmsaf.fusion.base import EarlyFusion
+from torchmsaf.ops.checks import check_integer, check_share, is_integer
 
 
 class ConcatFC(EarlyFusion):
@@ -36,8 +37,11 @@ class ConcatFC(EarlyFusion):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(widths, out_features)
-        if not 0.0 <= dropout < 1.0:
-            raise FusionInputError(f"dropout is a probability in [0, 1), got {dropout}")
+        check_share("dropout", dropout, said="a probability in [0, 1)", below_one=True)
+        if project is not None:
+            check_integer("project", project, advice="None is no projection")
+        if not isinstance(hidden, list | tuple) or not all(is_integer(width) and width >= 1 for width in hidden):
+            raise FusionInputError(f"hidden is a list of positive widths, such as [256], got {hidden!r}")
         self.projections = nn.ModuleList(nn.Linear(width, project) for width in widths) if project else None
         sizes = [len(self.widths) * project if project else sum(self.widths), *hidden]
         layers: list[nn.Module] = []

@@ -7,8 +7,10 @@ Vaezi Joze, Shaban, Iuzzolino and Koishida, "MMTM: Multimodal Transfer Module fo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -44,6 +46,8 @@ class MMTM(TrainingRule, nn.Module):
     ) -> None:
         super().__init__()
         self.channels = check_channels(channels)
+        _check_number("ratio", ratio)
+        _check_number("gate_scale", gate_scale)
         total = sum(self.channels)
         width = int(2 * total / ratio) if ratio > 0 else 0
         if width < 1:
@@ -78,3 +82,9 @@ class MMTM(TrainingRule, nn.Module):
         descriptors, rescale = recalibrate(maps, supports, segment_dims=dims, dtype=dtype)
         joint = torch.relu(self.squeeze(torch.cat(descriptors, dim=1).to(self.squeeze.weight.dtype)))
         return rescale([self.gate_scale * torch.sigmoid(layer(joint)) for layer in self.excite])
+
+
+def _check_number(name: str, value: float) -> None:
+    number = isinstance(value, int | float | np.floating | np.integer) and not isinstance(value, bool)
+    if not number or not math.isfinite(value):
+        raise FusionInputError(f"{name} is a finite number, got {value!r}")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from torchmsaf.errors import FusionInputError
 from torchmsaf.fusion.base import Criterion, LateFusion
+from torchmsaf.ops.checks import check_share
 
 
 class Multiplicative(LateFusion):
@@ -32,9 +33,7 @@ class Multiplicative(LateFusion):
         super().__init__(modalities, regression=regression)
         if regression:
             raise FusionInputError("the multiplicative layer is of probabilities and has no meaning in regression")
-        if not 0.0 <= beta <= 1.0:
-            raise FusionInputError(f"beta is in [0, 1], got {beta}")
-        self.beta = beta
+        self.beta = check_share("beta", beta, said="in [0, 1]")
 
     def class_losses(self, logits: Sequence[Tensor], present: Tensor | None) -> Tensor:
         """L of every class, ``(B, K)``; the product and the sum are over the present modalities."""

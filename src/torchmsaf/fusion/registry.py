@@ -65,7 +65,7 @@ def find_method(name: str) -> Method:
     return METHODS[name]
 
 
-def create_fusion(name: str, **arguments: Any) -> nn.Module:
+def create_fusion(name: str, /, **arguments: Any) -> nn.Module:
     """Build a method by name.
 
     Args:
@@ -74,13 +74,17 @@ def create_fusion(name: str, **arguments: Any) -> nn.Module:
             one, ``modalities`` and ``regression`` for a late one, and its own options.
 
     Raises:
-        FusionInputError: no such method, or arguments that it does not take.
+        FusionInputError: no such method, or arguments that it does not take; the message begins with the method's name.
     """
     method = find_method(name)
     try:
         return method.build(**arguments)
+    except FusionInputError as error:
+        said = str(error)
+        raise FusionInputError(said if said.startswith(f"{name}: ") else f"{name}: {said}") from error
     except TypeError as error:
-        raise FusionInputError(f"{name}: {str(error).split('__init__() ')[-1]}") from error
+        first = str(error).partition("\n")[0]  # torch adds a stack of addresses
+        raise FusionInputError(f"{name}: {first.split('__init__() ')[-1]}") from error
 
 
 def list_fusions() -> list[Method]:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,6 +17,10 @@ from torchmsaf.fusion.averaging import Averaging
 from torchmsaf.fusion.base import Criterion, TrainingRule
 from torchmsaf.fusion.multiplication import Multiplication
 from torchmsaf.fusion.registry import create_fusion, find_method
+from torchmsaf.ops.modes import evaluating
+
+# arguments of methods that follow from the networks and the task
+_NO_OPTIONS = ("channels", "widths", "modalities", "out_features", "regression")
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,10 @@ class FusedNetwork(nn.Module):
         outputs: K.
         options: arguments of the method.
         regression: predictions are values.
+
+    Raises:
+        FusionInputError: no such method, or options that it does not take; a method that does not fit the task; an
+            intermediate one, and a network without stages.
     """
 
     def __init__(
@@ -69,9 +76,17 @@ class FusedNetwork(nn.Module):
         if method is not None and regression and not find_method(method).regression:
             raise FusionInputError(f"{method} is for classification; in regression use averaging, concat, mmtm or msaf")
         arguments = dict(options or {})
+        for option in _NO_OPTIONS:
+            if option in arguments:
+                raise FusionInputError(f"{method}: {option!r} is set by the comparison, from the networks and the task")
         nets = list(networks.values())
         self.points = nn.ModuleList()
         if self.stage == "intermediate" and method is not None:
+            if bare := [name for name, net in networks.items() if len(net.stages) == 0]:
+                raise FusionInputError(
+                    f"{method}: it stands between stages, and the network of {', '.join(map(repr, bare))} has none; "
+                    "early and late methods need none"
+                )
             shared = min(len(net.stages) for net in nets)
             for back in range(shared, 0, -1):
                 self.points.append(create_fusion(method, channels=[net.channels[-back] for net in nets], **arguments))
@@ -136,7 +151,7 @@ def _run(net: nn.Module, part: Callable[[Tensor], Tensor], x: Tensor, rows: Tens
     if rows is None or not net.training or bool(rows.all()):
         return part(x)
     if int(rows.sum()) < 2:  # no statistics of one row: use the running ones
-        with _evaluating(net):
+        with evaluating(net):
             y = part(torch.where(_over(rows, x), x, 0))
         return torch.where(_over(rows, y), y, 0)
     some = part(x[rows])
@@ -146,15 +161,3 @@ def _run(net: nn.Module, part: Callable[[Tensor], Tensor], x: Tensor, rows: Tens
 def _over(rows: Tensor, x: Tensor) -> Tensor:
     """Flags ``(B,)`` in the rank of ``x``."""
     return rows.view(-1, *[1] * (x.dim() - 1))
-
-
-@contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode; each module has its own flag back afterwards."""
-    flags = {module: module.training for module in net.modules()}
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, training in flags.items():
-            module.training = training
