@@ -60,14 +60,7 @@ class Case:
 
 def straightforward(shape: Shape, device: str = "cpu") -> Case:
     torch.manual_seed(0)
-    module = StraightforwardMSAF(
-        shape.channels,
-        block_channels=shape.block_channels,
-        reduction=shape.reduction,
-        min_attention=shape.min_attention,
-        block_dropout=shape.block_dropout,
-        segments=shape.segments,
-    )
+    module = StraightforwardMSAF(shape.channels, **shape.arguments)
     return Case(module.to(device), shape.features(device), {})
 
 
@@ -75,15 +68,7 @@ def fast(shape: Shape, device: str = "cpu", **arguments: Any) -> Case:
     """torchmsaf.MSAF on a shape; arguments beside the features are given to its forward."""
     torch.manual_seed(0)
     identity_start = arguments.pop("identity_start", False)
-    module = MSAF(
-        shape.channels,
-        block_channels=shape.block_channels,
-        reduction=shape.reduction,
-        min_attention=shape.min_attention,
-        block_dropout=shape.block_dropout,
-        segments=shape.segments,
-        identity_start=identity_start,
-    )
+    module = MSAF(shape.channels, **shape.arguments, identity_start=identity_start)
     return Case(module.to(device), shape.features(device), arguments)
 
 

@@ -40,6 +40,12 @@ class Shape:
         """Channels of each modality."""
         return [shape[0] for shape in self.maps]
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What both implementations are built with, beside the channels."""
+        names = ("block_channels", "reduction", "min_attention", "block_dropout", "segments")
+        return {name: getattr(self, name) for name in names}
+
     def features(self, device: str = "cpu") -> list[Tensor]:
         """Draw one map of each modality, ``(B, C_m, *positions)``, with a fixed seed."""
         generator = torch.Generator().manual_seed(0)

@@ -22,14 +22,7 @@ BIG = [SHAPES[name] for name in ("rav1", "rav2", "mosei16", "ntu1", "ntu2")]
 @pytest.mark.parametrize("shape", [*SMALL, *BIG], ids=lambda shape: shape.name)
 def test_agrees_with_msaf(shape):
     torch.manual_seed(0)
-    slow = StraightforwardMSAF(
-        shape.channels,
-        block_channels=shape.block_channels,
-        reduction=shape.reduction,
-        min_attention=shape.min_attention,
-        block_dropout=shape.block_dropout,
-        segments=shape.segments,
-    )
+    slow = StraightforwardMSAF(shape.channels, **shape.arguments)
     for block in slow.blocks:  # statistics and affine of a network that has been trained
         norm = block.joint_features[1]
         for tensor in (norm.weight.data, norm.bias.data, norm.running_mean):

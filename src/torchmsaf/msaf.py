@@ -18,21 +18,12 @@ from torch import Tensor, nn
 
 from torchmsaf.errors import FusionInputError
 from torchmsaf.ops.blocks import block_attention, block_counts, merge_blocks, relative_attention, split_blocks
-from torchmsaf.ops.checks import (
-    check_channels,
-    check_features,
-    check_integer,
-    check_masks,
-    check_present,
-    check_segments,
-    check_share,
-    is_integer,
-)
+from torchmsaf.ops.checks import check_channels, check_integer, check_share, is_integer
+from torchmsaf.ops.gating import pool_maps
 from torchmsaf.ops.normalize import make_norm, normalize_joint
 from torchmsaf.ops.precision import full_precision
 from torchmsaf.ops.published import read_published
-from torchmsaf.ops.recalibrate import Rescale, recalibrate
-from torchmsaf.ops.support import Support, make_supports
+from torchmsaf.ops.recalibrate import Rescale
 
 
 class BlockDropout(nn.Module):
@@ -294,18 +285,15 @@ class MSAF(nn.Module):
         self, features: Sequence[Tensor], masks: Sequence[Tensor | None] | None, present: Tensor | None
     ) -> tuple[list[Tensor], Tensor | None, Rescale]:
         """Check everything, and pool: descriptors ``(…, B, C_m)``, which are alive ``(…, B, M)``, and the scaling."""
-        weight = self.join.weight
-        maps = check_features(features, self.channels, weight)
-        dims = check_segments(maps, self.segments, self.segment_dim)
-        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        supports: list[Support | None] = [None] * len(maps)
-        alive = None
-        if masks is not None or present is not None:
-            real, present = check_masks(masks, maps), check_present(present, maps)
-            q = self.segments
-            supports, alive = make_supports(maps, real, present, segments=q, segment_dims=dims, dtype=dtype)
-        descriptors, rescale = recalibrate(maps, supports, segments=self.segments, segment_dims=dims, dtype=dtype)
-        return descriptors, alive, rescale
+        return pool_maps(
+            features,
+            masks,
+            present,
+            channels=self.channels,
+            parameter=self.join.weight,
+            segments=self.segments,
+            segment_dim=self.segment_dim,
+        )
 
     def _gates(self, descriptors: Sequence[Tensor], alive: Tensor | None) -> list[Tensor]:
         """The three phases of Sec. 3 on the descriptors: one gate a channel, ``(…, B, C_m)`` a modality."""

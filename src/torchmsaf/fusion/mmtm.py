@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from torchmsaf.errors import FusionInputError
 from torchmsaf.fusion.base import TrainingRule
-from torchmsaf.ops.checks import check_channels, check_features, check_masks, check_present
-from torchmsaf.ops.recalibrate import recalibrate
-from torchmsaf.ops.support import make_supports
+from torchmsaf.ops.checks import check_channels
+from torchmsaf.ops.gating import pool_maps
 
 
 class MMTM(TrainingRule, nn.Module):
@@ -74,13 +73,9 @@ class MMTM(TrainingRule, nn.Module):
 
         Masked positions and absent modalities add nothing to the squeeze and come out as zeros.
         """
-        maps = check_features(features, self.channels, self.squeeze.weight)
-        dtype = torch.float64 if self.squeeze.weight.dtype == torch.float64 else torch.float32
-        real, here = check_masks(masks, maps), check_present(present, maps)
-        dims = [2] * len(maps)
-        supports, _ = make_supports(maps, real, here, segments=1, segment_dims=dims, dtype=dtype)
-        descriptors, rescale = recalibrate(maps, supports, segment_dims=dims, dtype=dtype)
-        joint = torch.relu(self.squeeze(torch.cat(descriptors, dim=1).to(self.squeeze.weight.dtype)))
+        weight = self.squeeze.weight
+        descriptors, _, rescale = pool_maps(features, masks, present, channels=self.channels, parameter=weight)
+        joint = torch.relu(self.squeeze(torch.cat(descriptors, dim=1).to(weight.dtype)))
         return rescale([self.gate_scale * torch.sigmoid(layer(joint)) for layer in self.excite])
 
 
