@@ -14,17 +14,22 @@ endif
 # one thread a process: small operations are many times slower when two processes share the cores' threads
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-core lint benchmark
+.PHONY: demo test test-core test-networks lint benchmark
 
 demo: $(VENV)/.ok-$(EXTRAS)
 	$(BIN)/torchmsaf compare digits
 
+# all tests, those on other libraries' networks in an environment of their own
 test: $(VENV)/.ok-$(EXTRAS)
 	$(BIN)/python -m pytest
+	$(MAKE) test-networks VENV=$(VENV)-networks EXTRAS=networks
+
+test-networks: $(VENV)/.ok-$(EXTRAS)
+	$(BIN)/python -m pytest tests/networks
 
 # what must work with torch and NumPy alone: make test-core VENV=.venv-core EXTRAS=core-test
 test-core: $(VENV)/.ok-$(EXTRAS)
-	$(BIN)/python -m pytest $(wildcard tests/test_msaf*.py) tests/test_errors.py tests/ops tests/fusion tests/backbones tests/analysis/test_cost.py
+	$(BIN)/python -m pytest $(wildcard tests/test_msaf*.py) tests/test_errors.py tests/ops tests/fusion tests/grafting tests/backbones tests/analysis/test_cost.py
 
 lint: $(VENV)/.ok-$(EXTRAS)
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ ROWS = (
     ("ops",),
     ("msaf", "backbones"),
     ("fusion", "data"),
+    ("grafting",),
     ("tasks",),
     ("analysis",),
     ("experiments",),
@@ -25,6 +26,7 @@ ROWS = (
 )
 HEIGHT = {name: height for height, row in enumerate(ROWS) for name in row}
 HEAVY = {"lightning", "torchmetrics", "sklearn", "scipy", "joblib", "safetensors", "rich", "jinja2", "yaml"}
+HEAVY |= {"onnx", "onnxscript", "onnxruntime"}
 # two renderers of one table, and one table of kernels: each reads better in one piece
 LONG = {"analysis/table.py": 400, "analysis/cost.py": 400}
 
@@ -91,8 +93,8 @@ def test_heavy_packages_are_imported_when_they_are_used(file: Path, tree: ast.Mo
     assert top & HEAVY <= allowed
 
 
-def test_nothing_prints_but_the_command_line(file: Path, tree: ast.Module) -> None:
-    if name(file) in ("cli.py", "experiments/progress.py"):
+def test_nothing_prints_but_what_is_for_reading(file: Path, tree: ast.Module) -> None:
+    if name(file) in ("cli.py", "experiments/progress.py", "grafting/describe.py"):
         return
     called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     assert not called & {"print", "input", "breakpoint"}

@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torchmsaf.errors import DataError as DataError
     from torchmsaf.errors import FusionInputError as FusionInputError
+    from torchmsaf.errors import GraftError as GraftError
     from torchmsaf.errors import TorchmsafError as TorchmsafError
+    from torchmsaf.grafting import FusionPoint as FusionPoint
+    from torchmsaf.grafting import GraftedModel as GraftedModel
+    from torchmsaf.grafting import Tap as Tap
+    from torchmsaf.grafting import graft as graft
     from torchmsaf.msaf import MSAF as MSAF
     from torchmsaf.msaf import BlockDropout as BlockDropout
 
@@ -22,10 +27,27 @@ _HOMES = {
     "BlockDropout": "torchmsaf.msaf",
     "DataError": "torchmsaf.errors",
     "FusionInputError": "torchmsaf.errors",
+    "FusionPoint": "torchmsaf.grafting",
+    "GraftError": "torchmsaf.errors",
+    "GraftedModel": "torchmsaf.grafting",
+    "Tap": "torchmsaf.grafting",
     "TorchmsafError": "torchmsaf.errors",
+    "graft": "torchmsaf.grafting",
 }
 
-__all__ = ["MSAF", "BlockDropout", "DataError", "FusionInputError", "TorchmsafError", "__version__"]
+__all__ = [
+    "MSAF",
+    "BlockDropout",
+    "DataError",
+    "FusionInputError",
+    "FusionPoint",
+    "GraftError",
+    "GraftedModel",
+    "Tap",
+    "TorchmsafError",
+    "__version__",
+    "graft",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,10 @@ class FusionInputError(TorchmsafError, ValueError):
     """A fusion was built or called with something it cannot take."""
 
 
+class GraftError(TorchmsafError, ValueError):
+    """A network, a layer or a fusion point cannot be grafted, or did not run as it was grafted."""
+
+
 class DataError(TorchmsafError, ValueError):
     """A data file, an array or a label cannot be used as it is."""
 

@@ -1,0 +1,143 @@
+"""One run of each network alone, on an example: which layers run, how often, in which order, and what they give."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from torchmsaf.errors import GraftError
+from torchmsaf.grafting.layouts import layout_of
+from torchmsaf.grafting.values import Path, default_path, normal_path, said, tensors
+from torchmsaf.ops.modes import evaluating
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One call of a layer.
+
+    Attributes:
+        order: when it ended, counted over all layers of the network.
+        kind: its class.
+        shapes: of all tensors that it gave, by where they stand; a packed sequence as ``(B, T, C)``.
+        layouts: of these, where known.
+        default: which of them is fused where nothing is said; None = it gave no tensor.
+        output: what it gave, in words.
+        elements: where the elements that were asked for stand.
+    """
+
+    order: int
+    kind: str
+    shapes: Mapping[Path, Shape]
+    layouts: Mapping[Path, str]
+    default: Path | None
+    output: str
+    elements: Mapping[Path, Path]
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What was seen of one network.
+
+    Attributes:
+        calls: of each layer, by the layer.
+        output: what the network gave.
+    """
+
+    calls: Mapping[nn.Module, list[Seen]]
+    output: Any
+
+
+def call_network(network: nn.Module, value: Any) -> Any:
+    """Call a network: a tuple is its positional arguments, a mapping its keyword arguments, else it is the argument."""
+    if isinstance(value, Mapping):
+        return network(**value)
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return network(*value)
+    return network(value)
+
+
+def observe(
+    name: str, network: nn.Module, value: Any, asked: Mapping[nn.Module, Iterable[Path]] | None = None
+) -> Sight:
+    """Run a network once, in evaluation mode and without gradients, and note what each layer gives.
+
+    Nothing is left behind: not in the network's buffers, nor in the state of the random numbers.
+
+    Args:
+        name: of the network.
+        network: to run.
+        value: its input.
+        asked: elements of layers' outputs that somebody wants to find.
+
+    Raises:
+        GraftError: an output without an element that was asked for.
+    """
+    calls: dict[nn.Module, list[Seen]] = {}
+    known: list[tuple[Shape, str]] = []
+    count = 0
+
+    def note(layer: nn.Module, args: Any, output: Any) -> None:
+        nonlocal count
+        shapes, layouts = {}, {}
+        for path, tensor in tensors(output):
+            shape = _shape(tensor)
+            shapes[path] = shape
+            layout = "BTC" if isinstance(tensor, PackedSequence) else layout_of(layer, len(shape))
+            if layout is None:  # the last layer before that gave this shape
+                layout = next((one for there, one in reversed(known) if there == shape), None)
+            else:
+                known.append((shape, layout))
+            if layout is not None:
+                layouts[path] = layout
+        default = default_path(output, name) if shapes else None
+        elements = {path: normal_path(output, path, f"network {name!r}") for path in (asked or {}).get(layer, ())}
+        seen = Seen(count, type(layer).__name__, shapes, layouts, default, said(output), elements)
+        calls.setdefault(layer, []).append(seen)
+        count += 1
+
+    handles = [layer.register_forward_hook(note) for layer in network.modules()]
+    try:
+        with evaluating(network), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            output = call_network(network, value)
+    except Exception as error:
+        error.add_note(f"(in network {name!r}, on its example)")
+        raise
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Sight(calls, output)
+
+
+def find_layer(name: str, network: nn.Module, layer: str) -> nn.Module:
+    """The layer of that name.
+
+    Raises:
+        GraftError: there is none; the message suggests the nearest names.
+    """
+    layers: dict[str, nn.Module] = dict(network.named_modules(remove_duplicate=False))
+    if layer in layers:
+        return layers[layer]
+    names = [other for other in layers if other]
+    close = difflib.get_close_matches(layer, names, n=3, cutoff=0.5)
+    ends = [other for other in names if other.split(".")[-1] == layer.split(".")[-1] and other not in close]
+    near = [*close, *ends][:3]
+    hint = f"did you mean {', '.join(map(repr, near))}? " if near else ""
+    top = ", ".join(other for other in names if "." not in other)
+    raise GraftError(
+        f"network {name!r} ({type(network).__name__}) has no layer {layer!r}; {hint}"
+        f"Its outermost layers: {top or 'none'}; describe(networks, example) lists all that run"
+    )
+
+
+def _shape(tensor: Tensor | PackedSequence) -> Shape:
+    if isinstance(tensor, PackedSequence):
+        return (int(tensor.batch_sizes[0]), len(tensor.batch_sizes), tensor.data.shape[1])
+    return tuple(tensor.shape)

@@ -1,0 +1,175 @@
+"""What is done at a fusion point: maps out of the layers' outputs, the fusion, and the fused maps back."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchmsaf.errors import FusionInputError, GraftError
+from torchmsaf.grafting.maps import Map, check_batch
+from torchmsaf.grafting.meeting import Answers
+from torchmsaf.grafting.players import Arrival, Stop
+from torchmsaf.grafting.values import said
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """The fusions of one forward pass.
+
+    Attributes:
+        plan: the stops of each point, of all networks.
+        fusions: one a point.
+        takes: which of ``masks`` and ``present`` each fusion takes.
+        masks: of the networks' inputs, by name.
+        presence: who is there.
+    """
+
+    plan: Sequence[Sequence[Stop]]
+    fusions: Sequence[nn.Module]
+    takes: Sequence[frozenset[str]]
+    masks: Mapping[str, Tensor | None]
+    presence: Presence
+
+    def fuse(self, point: int, arrivals: Mapping[int, Arrival]) -> Answers:
+        """What each network goes on with.
+
+        Args:
+            point: its number.
+            arrivals: by slot, of the networks that run.
+
+        Raises:
+            GraftError: maps that do not fit each other or the fusion, or a fusion that cannot do what is asked of it.
+        """
+        stops, fusion = self.plan[point], self.fusions[point]
+        maps = [Map.of(arrivals[stop.slot]) if stop.slot in arrivals else None for stop in stops]
+        batch = check_batch(point, maps)
+        _check_channels(maps, fusion)
+        some = next(one.features for one in maps if one is not None)
+        features = [
+            _nothing(stop, fusion, batch, some) if one is None else one.features
+            for stop, one in zip(stops, maps, strict=True)
+        ]
+        masks = [None if one is None else one.mask(self.masks.get(one.stop.network)) for one in maps]
+        asked: dict[str, Any] = {}
+        if any(mask is not None for mask in masks):
+            asked["masks"] = masks
+        present = self.presence.of([stop.network for stop in stops], batch, some.device)
+        if any(one is None and stop.network in self.presence.active for stop, one in zip(stops, maps, strict=True)):
+            ran = torch.tensor([one is not None for one in maps], device=some.device)
+            present = ran.expand(batch, -1) if present is None else present & ran
+        if present is not None:
+            asked["present"] = present
+        for name in asked:
+            if name not in self.takes[point]:
+                raise GraftError(
+                    f"point {point}: {_name(fusion)} has no parameter {name!r}, and "
+                    + ("a mask reaches it" if name == "masks" else "a modality is missing")
+                    + "; MSAF and MMTM have it"
+                )
+        try:
+            fused = fusion(features, **asked)
+        except FusionInputError as error:
+            order = "; ".join(f"modality {stop.slot} is {stop.where}" for stop in stops)
+            raise GraftError(f"point {point}: {error} ({order})") from error
+        if not isinstance(fused, tuple | list) or len(fused) != len(stops):
+            raise GraftError(
+                f"point {point}: {_name(fusion)} gave {said(fused)}; expected a list of {len(stops)} maps, one a tap"
+            )
+        return {stop.slot: one.back(x) for stop, one, x in zip(stops, maps, fused, strict=True) if one is not None}
+
+
+@dataclass(frozen=True)
+class Presence:
+    """Which samples have which modality.
+
+    Attributes:
+        networks: names of all, in order.
+        active: names of those that run.
+        flags: ``(B, M)`` booleans, or None = all of those that run.
+    """
+
+    networks: Sequence[str]
+    active: Sequence[str]
+    flags: Tensor | None
+
+    def of(self, names: Sequence[str], batch: int, device: torch.device) -> Tensor | None:
+        """``(B, len(names))`` booleans; None where all are there."""
+        if self.flags is None and all(name in self.active for name in names):
+            return None
+        columns = []
+        for name in names:
+            if name not in self.active:
+                columns.append(torch.zeros(batch, dtype=torch.bool, device=device))
+            elif self.flags is None:
+                columns.append(torch.ones(batch, dtype=torch.bool, device=device))
+            else:
+                columns.append(self.flags[:, list(self.networks).index(name)])
+        return torch.stack(columns, 1)
+
+
+class PlainFusion(nn.Module):
+    """A fusion that is a plain function, as a module without parameters."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, features: Sequence[Tensor], **asked: Any) -> Any:
+        """Call the function."""
+        return self.function(features, **asked)
+
+    def extra_repr(self) -> str:
+        """The function's name."""
+        return getattr(self.function, "__qualname__", repr(self.function))
+
+
+def asked_for(module: nn.Module) -> frozenset[str]:
+    """Which of ``masks`` and ``present`` a fusion or a head takes."""
+    called = module.function if isinstance(module, PlainFusion) else module.forward
+    try:
+        parameters = inspect.signature(called).parameters
+    except (TypeError, ValueError):  # a builtin
+        return frozenset()
+    every = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    return frozenset(name for name in ("masks", "present") if every or name in parameters)
+
+
+def _check_channels(maps: Sequence[Map | None], fusion: nn.Module) -> None:
+    channels = getattr(fusion, "channels", None)
+    if not isinstance(channels, tuple | list) or len(channels) != len(maps):
+        return
+    for one, count in zip(maps, channels, strict=True):
+        if one is not None and one.features.shape[1] != count:
+            raise GraftError(
+                f"{one.stop.where}: it gave {one.features.shape[1]} channels (map {tuple(one.features.shape)}, read with "
+                f"layout {one.layout!r}), and {type(fusion).__name__} of point {one.stop.point} was built for {count}; "
+                f"build it with channels={count_of(maps)}, or say the axes with Tap({one.stop.tap.layer!r}, layout=...)"
+            )
+
+
+def count_of(maps: Sequence[Map | None]) -> tuple[int | None, ...]:
+    """The channels that are there."""
+    return tuple(None if one is None else one.features.shape[1] for one in maps)
+
+
+def _nothing(stop: Stop, fusion: nn.Module, batch: int, like: Tensor) -> Tensor:
+    """A map of zeros, without memory, in the place of a network that does not run."""
+    width, positions = stop.width, [1]
+    if stop.shape is not None:
+        layout = stop.layouts[len(stop.shape)]
+        positions = [length for axis, length in zip(layout, stop.shape, strict=True) if axis not in "BC"]
+    channels = getattr(fusion, "channels", None)
+    if width is None and isinstance(channels, tuple | list):
+        width = channels[stop.slot]
+    if width is None:
+        raise GraftError(f"{stop.where}: the width of a missing map is read from the example; give graft an example")
+    return like.new_zeros(()).expand(batch, width, *positions)
+
+
+def _name(fusion: nn.Module) -> str:
+    return fusion.extra_repr() if isinstance(fusion, PlainFusion) else type(fusion).__name__

@@ -1,0 +1,106 @@
+"""The hooks on the tapped layers, and where they hand a layer's output over.
+
+A hook holds no tensor and no network: which forward pass it serves is asked when it runs. So a network copied, pickled
+or run outside of its grafted model works as ever.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from torchmsaf.grafting.checkpoints import keep, recomputed
+from torchmsaf.grafting.players import Arrival, Player, Stop, playing
+
+
+class Board:
+    """What the hooks of one grafted model ask.
+
+    Attributes:
+        key: tells the hooks of this graft from those of another on the same layer; copies of a model share it.
+        traced: the player of a traced forward pass, while there is one.
+    """
+
+    def __init__(self) -> None:
+        self.key = uuid.uuid4().hex
+        self.traced: Player | None = None
+
+    def player(self) -> Player | None:
+        """Who runs now, or None outside of a forward pass of this model."""
+        if self.traced is not None:
+            return self.traced
+        return playing(self.key)
+
+
+class LayerHook:
+    """The forward hook of one tapped layer.
+
+    Args:
+        board: of the grafted model.
+        number: of this hook in the model.
+    """
+
+    def __init__(self, board: Board, number: int) -> None:
+        self.board = board
+        self.number = number
+        self.stops: dict[str, list[Stop]] = {}
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """What the layer gives after the fusion; called by the layer."""
+        player = self.board.player()
+        if player is None:
+            return recomputed(self.board.key, self.number, output)
+        call = player.calls.get(self.number, 0)
+        player.calls[self.number] = call + 1
+        stops = [stop for stop in self.stops.get(player.network, ()) if stop.takes(call)]
+        for stop in stops:
+            output = player.hand_over(Arrival(stop, call, output))
+        if self.board.traced is None:
+            keep(self.board.key, self.number, [stop.tap.element for stop in stops], output)
+        return output
+
+    def missed(self, player: Player) -> list[Stop]:
+        """The stops that a network which has ended did not make, or not as often as it was said."""
+        ran = player.calls.get(self.number, 0)
+        stops = self.stops.get(player.network, ())
+        return [
+            stop
+            for stop in stops
+            if (ran == 0 and not stop.tap.optional) or (stop.tap.call == "last" and ran != stop.calls)
+        ]
+
+
+class _HookedForward:
+    """A layer's ``forward`` followed by its hook, for a layer that works otherwise where it has hooks.
+
+    ``nn.TransformerEncoderLayer`` leaves its fast path when it, or a part of it, has any.
+    """
+
+    def __init__(self, layer: nn.Module, hook: LayerHook) -> None:
+        self.layer = layer
+        self.hook = hook
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.hook(self.layer, args, type(self.layer).forward(self.layer, *args, **kwargs))
+
+
+def attach(layer: nn.Module, hook: LayerHook) -> None:
+    """Put a hook on a layer."""
+    if isinstance(layer, nn.TransformerEncoderLayer) and "forward" not in vars(layer):
+        object.__setattr__(layer, "forward", _HookedForward(layer, hook))
+    else:
+        layer.register_forward_hook(hook)
+
+
+def detach(layers: Iterable[nn.Module], key: str) -> None:
+    """Take the hooks of one graft from layers."""
+    for layer in layers:
+        own = vars(layer).get("forward")
+        if isinstance(own, _HookedForward) and own.hook.board.key == key:
+            object.__delattr__(layer, "forward")
+        hooks = layer._forward_hooks
+        for number in [n for n, hook in hooks.items() if isinstance(hook, LayerHook) and hook.board.key == key]:
+            del hooks[number]

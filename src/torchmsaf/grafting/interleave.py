@@ -1,0 +1,112 @@
+"""Networks that take turns: each runs its own ``forward`` until a tapped layer, and goes on when the fusion is done.
+
+Each network is a greenlet: a function that can be left in its middle and gone on with later, in one thread. So
+autocast, profilers and debuggers see one program, and a network needs no change.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from greenlet import GreenletExit, getcurrent, greenlet
+
+from torchmsaf.errors import GraftError, TorchmsafError
+from torchmsaf.grafting.checkpoints import refuse_reentrant
+from torchmsaf.grafting.meeting import Meetings, perform
+from torchmsaf.grafting.players import Arrival, Player, Turn
+from torchmsaf.grafting.thread_state import ThreadState, put_hooks, take_hooks_down_to
+
+
+class _Turns(Player):
+    """One network in one forward pass, in a greenlet of its own."""
+
+    def __init__(self, network: str, key: str, run: Callable[[], Any], hub: ThreadState) -> None:
+        super().__init__(network)
+        self.hub = hub
+        self.turn = Turn(run)
+        self.turn.key = key
+        self.hub_turn = getcurrent()
+        self.turn.gr_context = contextvars.copy_context()
+        self.turn.player = self
+        # a grafted model inside of this network waits in a greenlet further in
+        self.waits: greenlet = self.turn
+        self.started = False
+
+    def go_on(self, answer: Any) -> Any:
+        """Switch into the network."""
+        try:
+            if self.started:
+                result = self.waits.switch(answer)
+            else:
+                self.started = True
+                result = self.turn.switch()
+        except TorchmsafError:
+            raise
+        except Exception as error:
+            error.add_note(f"(in network {self.network!r} of a grafted model)")
+            raise
+        if isinstance(result, GreenletExit):
+            raise result
+        return result
+
+    def hand_over(self, arrival: Arrival) -> Any:
+        """Leave the network here."""
+        if arrival.stop.tap.read_only:
+            self.passed.append(arrival)
+            return arrival.output
+        here = ThreadState.now()
+        same = here == self.hub
+        taken = [] if same else self._leave(here, arrival)
+        self.arrival = arrival
+        self.waits = getcurrent()
+        answer = self.hub_turn.switch()
+        if not same:
+            here.switch_on()
+            put_hooks(taken)
+        return answer
+
+    def _leave(self, here: ThreadState, arrival: Arrival) -> list[Any]:
+        where = arrival.stop.where
+        if here.inference != self.hub.inference:
+            raise GraftError(
+                f"{where}: the network switches torch.inference_mode around it, and the rest of the model does not; "
+                "use torch.no_grad in the network, or inference mode around the whole model"
+            )
+        if self.hub.gradients and not here.gradients:
+            refuse_reentrant(where)
+        taken = take_hooks_down_to(self.hub.packing)
+        self.hub.switch_on()
+        return taken
+
+    def stop(self) -> None:
+        """End a network that waits, as if its layer had raised: its ``with`` and ``finally`` blocks run."""
+        while self.turn:
+            self.waits.throw(GreenletExit)
+
+
+def interleave(
+    runs: Mapping[str, Callable[[], Any]], key: str, meetings: Meetings, ended: Callable[[Player], None]
+) -> dict[str, Any]:
+    """Run networks in turns.
+
+    Args:
+        runs: a call of each network.
+        key: of the graft, for its hooks.
+        meetings: where the networks meet.
+        ended: called with each network that has ended.
+
+    Returns:
+        What each network gave.
+    """
+    state = ThreadState.now()
+    players = [_Turns(name, key, run, state) for name, run in runs.items()]
+    try:
+        return perform(players, meetings, ended)
+    except BaseException:
+        for player in players:
+            player.stop()
+        take_hooks_down_to(state.packing)
+        state.switch_on()
+        raise
