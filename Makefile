@@ -27,7 +27,7 @@ test: $(VENV)/.ok-$(EXTRAS)
 test-networks: $(VENV)/.ok-$(EXTRAS)
 	$(BIN)/python -m pytest tests/networks
 
-# what must work with torch and NumPy alone: make test-core VENV=.venv-core EXTRAS=core-test
+# what must work with torch, NumPy and greenlet alone: make test-core VENV=.venv-core EXTRAS=core-test
 test-core: $(VENV)/.ok-$(EXTRAS)
 	$(BIN)/python -m pytest $(wildcard tests/test_msaf*.py) tests/test_errors.py tests/ops tests/fusion tests/grafting tests/backbones tests/analysis/test_cost.py
 
