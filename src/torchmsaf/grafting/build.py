@@ -19,6 +19,7 @@ from torchmsaf.grafting.plan import make_plan
 from torchmsaf.grafting.players import Stop
 from torchmsaf.grafting.points import Element, FusionPoint
 from torchmsaf.grafting.values import Path, find, logits_path
+from torchmsaf.ops.modes import evaluating
 
 
 def graft(
@@ -67,7 +68,20 @@ def graft(
             owner = f"network {name!r}"
             shapes[name] = tuple(find(sight.output, paths.get(name) or logits_path(sight.output, owner), owner).shape)
     seen = [one for name, sight in (sights or {}).items() for one in from_sight(name, networks[name], sight)]
-    return GraftedModel(networks, plan, fusions, chosen, paths, shapes, seen)
+    model = GraftedModel(networks, plan, fusions, chosen, paths, shapes, seen)
+    if example is not None and any(stop.promised for stops in plan for stop in stops):
+        _try(model, example)
+    return model
+
+
+def _try(model: GraftedModel, example: Mapping[str, Any]) -> None:
+    """Run the whole once: whether a network uses a layer's fused map too early is seen there alone."""
+    try:
+        with evaluating(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model(example)
+    except BaseException:
+        model.ungraft()
+        raise
 
 
 def _check_networks(networks: Mapping[str, nn.Module]) -> dict[str, nn.Module]:

@@ -11,12 +11,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from greenlet import GreenletExit, getcurrent, greenlet
+from torch import Tensor
 
 from torchmsaf.errors import GraftError, TorchmsafError
 from torchmsaf.grafting.checkpoints import refuse_reentrant
 from torchmsaf.grafting.meeting import Meetings, perform
-from torchmsaf.grafting.players import Arrival, Player, Turn
+from torchmsaf.grafting.players import Arrival, Player, Stop, Turn
+from torchmsaf.grafting.promises import Promise
 from torchmsaf.grafting.thread_state import ThreadState, put_hooks, take_hooks_down_to
+from torchmsaf.grafting.values import find, put, said
 
 
 class _Turns(Player):
@@ -32,6 +35,7 @@ class _Turns(Player):
         self.turn.player = self
         # a grafted model inside of this network waits in a greenlet further in
         self.waits: greenlet = self.turn
+        self.promises: dict[tuple[int, int], Promise] = {}
         self.started = False
 
     def go_on(self, answer: Any) -> Any:
@@ -56,6 +60,9 @@ class _Turns(Player):
         if arrival.stop.tap.read_only:
             self.passed.append(arrival)
             return arrival.output
+        if arrival.stop.promised:
+            self.passed.append(arrival)
+            return self._promise(arrival)
         here = ThreadState.now()
         same = here == self.hub
         taken = [] if same else self._leave(here, arrival)
@@ -66,6 +73,27 @@ class _Turns(Player):
             here.switch_on()
             put_hooks(taken)
         return answer
+
+    def _promise(self, arrival: Arrival) -> Any:
+        stop = arrival.stop
+        assert stop.path is not None
+        value = find(arrival.output, stop.path, stop.where)
+        if not isinstance(value, Tensor):
+            raise GraftError(
+                f"{stop.where}: of several layers at one point, each gives a tensor; this gave {said(value)}"
+            )
+        promise = Promise(
+            value,
+            f"{stop.where}: it is used before the network comes to its further layer at point {stop.point}, so the fusion "
+            f"can only read it there: Tap({stop.tap.layer!r}, read_only=True)",
+        )
+        self.promises[stop.point, stop.slot] = promise
+        return put(arrival.output, stop.path, promise)
+
+    def keep_promise(self, stop: Stop, answer: Any) -> None:
+        """Put the fused map where the network carries a promise of it."""
+        assert stop.path is not None
+        self.promises.pop((stop.point, stop.slot)).kept = find(answer, stop.path, stop.where)
 
     def _leave(self, here: ThreadState, arrival: Arrival) -> list[Any]:
         where = arrival.stop.where

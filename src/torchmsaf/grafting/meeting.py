@@ -9,6 +9,8 @@ from torchmsaf.errors import GraftError
 from torchmsaf.grafting.players import Arrival, Player, Stop
 
 Answers = dict[int, Any]
+# a stop, and what its network goes on with
+Answer = tuple[Stop, Any]
 Fuse = Callable[[int, Mapping[int, Arrival]], Answers]
 
 
@@ -28,11 +30,11 @@ class Meetings:
         self.open = [stop for stops in points for stop in stops if stop.tap.optional]
         self.passed_by: list[list[Stop]] = [[] for _ in points]
 
-    def arrive(self, arrival: Arrival) -> list[tuple[str, Any]]:
+    def arrive(self, arrival: Arrival) -> list[Answer]:
         """A network has come to a stop.
 
         Returns:
-            Networks that go on, in the order of the point's taps, each with its answer.
+            Answers of the fusions that could be done now, in the order of the point's taps.
 
         Raises:
             GraftError: a second call of a layer before the others have come to the first.
@@ -48,11 +50,11 @@ class Meetings:
         here[stop.slot] = arrival
         return go_on + self._try(stop.point)
 
-    def leave(self, network: str) -> list[tuple[str, Any]]:
+    def leave(self, network: str) -> list[Answer]:
         """A network has ended; optional layers that it has not run by now are absent."""
         return self._pass_by(network, None) if self.open else []
 
-    def _pass_by(self, network: str, at: Stop | None) -> list[tuple[str, Any]]:
+    def _pass_by(self, network: str, at: Stop | None) -> list[Answer]:
         if at in self.open:
             self.open.remove(at)
         passed = [
@@ -60,14 +62,14 @@ class Meetings:
             for stop in self.open
             if stop.network == network and (at is None or (at.order or 0) > (stop.order or 0))
         ]
-        go_on = []
+        go_on: list[Answer] = []
         for stop in passed:
             self.open.remove(stop)
             self.passed_by[stop.point].append(stop)
             go_on += self._try(stop.point)
         return go_on
 
-    def _try(self, point: int) -> list[tuple[str, Any]]:
+    def _try(self, point: int) -> list[Answer]:
         """Fuse at a point if all are there who will come."""
         here = self.arrived[point]
         if not here or len(here) + len(self.passed_by[point]) < len(self.points[point]):
@@ -75,7 +77,7 @@ class Meetings:
         self.arrived[point] = {}
         answers = self.fuse(point, here)
         stops = [stop for stop in self.points[point] if stop.slot in here and not stop.tap.read_only]
-        return [(stop.network, answers[stop.slot]) for stop in stops]
+        return [(stop, answers[stop.slot]) for stop in stops]
 
     def check_nobody_waits(self) -> None:
         """At the end of a pass: every network that came to a point left it.
@@ -113,21 +115,24 @@ def perform(players: Sequence[Player], meetings: Meetings, ended: Callable[[Play
     """
     by_name = {player.network: player for player in players}
     outputs: dict[str, Any] = dict.fromkeys(by_name)
-    ready: list[tuple[str, Any]] = [(name, None) for name in by_name]
+    ready: list[tuple[Player, Any]] = [(player, None) for player in players]
     while ready:
-        name, answer = ready.pop(0)
-        player = by_name[name]
+        player, answer = ready.pop(0)
         player.arrival = None  # set by go_on
         result = player.go_on(answer)
-        passed, player.passed = player.passed, []
-        for arrival in passed:
-            ready.extend(meetings.arrive(arrival))
+        arrivals, player.passed = player.passed, []
+        answers = [one for arrival in arrivals for one in meetings.arrive(arrival)]
         stopped: Arrival | None = player.arrival
         if stopped is None:
             ended(player)
-            outputs[name] = result
-            ready.extend(meetings.leave(name))
+            outputs[player.network] = result
+            answers += meetings.leave(player.network)
         else:
-            ready.extend(meetings.arrive(stopped))
+            answers += meetings.arrive(stopped)
+        for stop, fused in answers:
+            if stop.promised:
+                by_name[stop.network].keep_promise(stop, fused)
+            else:
+                ready.append((by_name[stop.network], fused))
     meetings.check_nobody_waits()
     return outputs

@@ -49,8 +49,7 @@ def make_plan(
                     stops.append(_unseen(stop, layer))
                 else:
                     stops.append(_seen(stop, layer, sights[name]))
-        _check_one_writes(stops)
-        plan.append(stops)
+        plan.append(_promise(stops))
     if sights is not None:
         rehearse(plan, networks, sights)
     return plan
@@ -89,7 +88,7 @@ def _seen(stop: Stop, layer: nn.Module, sight: Sight) -> Stop:
         )
     width = shape[layout.index("C")]
     return replace(
-        stop, path=path, layouts={len(shape): layout}, calls=len(calls), order=calls[0].order, width=width, shape=shape
+        stop, path=path, layouts={len(shape): layout}, calls=len(calls), order=call.order, width=width, shape=shape
     )
 
 
@@ -106,16 +105,26 @@ def _path(stop: Stop, call: Seen) -> Path:
     return path
 
 
-def _check_one_writes(stops: Sequence[Stop]) -> None:
-    """A network goes on from its last layer at a point; from the others it has gone on before."""
-    for stop in stops:
-        others = [o for o in stops if o.network == stop.network and o is not stop and not o.tap.read_only]
-        if others and not stop.tap.read_only:
+def _promise(stops: Sequence[Stop]) -> list[Stop]:
+    """Of several layers of one network at a point, it waits at the last one that runs."""
+    promised = []
+    for network in dict.fromkeys(stop.network for stop in stops):
+        writing = [stop for stop in stops if stop.network == network and not stop.tap.read_only]
+        if len(writing) == 1 or not writing:
+            continue
+        names = ", ".join(repr(stop.tap.layer) for stop in writing)
+        if any(stop.order is None for stop in writing):
             raise GraftError(
-                f"point {stop.point}: network {stop.network!r} is tapped at {stop.tap.layer!r} and {others[0].tap.layer!r}; "
-                "it has to go on from the earlier one to come to the later one, before the fusion is done, so the earlier "
-                "one can only be read: Tap(..., read_only=True)"
+                f"point {stops[0].point}: which of {names} of network {network!r} runs last is read from the example; give "
+                "graft an example, or say Tap(..., read_only=True) of all but the last"
             )
+        if any(stop.tap.call == "each" or stop.tap.optional for stop in writing):
+            raise GraftError(
+                f"point {stops[0].point}: network {network!r} is tapped at {names}; of several layers at one point none is "
+                "fused at each call, and none is optional"
+            )
+        promised += sorted(writing, key=lambda stop: stop.order or 0)[:-1]
+    return [replace(stop, promised=True) if stop in promised else stop for stop in stops]
 
 
 class _Rehearsal(Player):
@@ -128,10 +137,13 @@ class _Rehearsal(Player):
     def go_on(self, answer: Any) -> Any:
         while self.arrivals:
             arrival = self.arrivals.pop(0)
-            if not arrival.stop.tap.read_only:
+            if not arrival.stop.tap.read_only and not arrival.stop.promised:
                 self.arrival = arrival
                 return
             self.passed.append(arrival)
+
+    def keep_promise(self, stop: Stop, answer: Any) -> None:
+        """Nothing was promised."""
 
 
 def rehearse(plan: Plan, networks: Mapping[str, nn.Module], sights: Mapping[str, Sight]) -> list[int]:

@@ -25,7 +25,8 @@ class Stop:
         layouts: of the tensor, by its number of axes; channels second for the others.
         path: where the tensor is in the layer's output. None, here and below: there was no dry run.
         calls: how often the layer ran.
-        order: when its first call ended, counted over all layers of the network.
+        order: when the call that is fused (of each, the first) ended, counted over all layers of the network.
+        promised: the network goes on before the fusion is done, to a further layer of the same point.
         width: channels of the map.
         shape: of the tensor, as the layer gave it.
     """
@@ -38,6 +39,7 @@ class Stop:
     path: Path | None = None
     calls: int | None = None
     order: int | None = None
+    promised: bool = False
     width: int | None = None
     shape: tuple[int, ...] | None = None
 
@@ -77,7 +79,7 @@ class Player:
     Attributes:
         network: its name.
         calls: how often each hook's layer has run.
-        passed: stops that it read on its way, not yet told to the others.
+        passed: stops that it went on from at once, not yet told to the others.
         arrival: where it waits.
     """
 
@@ -89,6 +91,10 @@ class Player:
 
     def go_on(self, answer: Any) -> Any:
         """Run until the next stop, where ``arrival`` says which, or to the end; what the network gave, at the end."""
+        raise NotImplementedError
+
+    def keep_promise(self, stop: Stop, answer: Any) -> None:
+        """The fusion has been done at a stop that the network went on from."""
         raise NotImplementedError
 
     def hand_over(self, arrival: Arrival) -> Any:

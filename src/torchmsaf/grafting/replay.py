@@ -13,7 +13,7 @@ from typing import Any
 
 from torchmsaf.grafting.hooks import Board
 from torchmsaf.grafting.meeting import Meetings, perform
-from torchmsaf.grafting.players import Arrival, Player
+from torchmsaf.grafting.players import Arrival, Player, Stop
 
 
 class _Replay(Player):
@@ -24,10 +24,10 @@ class _Replay(Player):
         self.run = run
         self.board = board
         self.answers: list[Any] = []
-        self.read: list[Any] = []
+        # what it goes on with where it does not wait
+        self.passing: dict[tuple[int, int, int], Any] = {}
         self.started = False
         self.handed = 0
-        self.seen = 0
 
     def go_on(self, answer: Any) -> Any:
         """Run from the start, with one answer more."""
@@ -35,23 +35,30 @@ class _Replay(Player):
             self.answers.append(answer)
         self.started = True
         self.calls = {}
-        self.handed = self.seen = 0
+        self.handed = 0
         self.board.traced = self
         try:
             return self.run()
         finally:
             self.board.traced = None
 
+    def keep_promise(self, stop: Stop, answer: Any) -> None:
+        """Go on with the answer the next time."""
+        for place in self.passing:
+            if place[:2] == (stop.point, stop.slot):
+                self.passing[place] = answer
+
     def hand_over(self, arrival: Arrival) -> Any:
         """The answer to this stop, if there is one yet."""
         if self.arrival is not None:
             return arrival.output
-        if arrival.stop.tap.read_only:
-            self.seen += 1
-            if self.seen > len(self.read):
-                self.read.append(arrival.output)
+        stop = arrival.stop
+        if stop.tap.read_only or stop.promised:
+            place = (stop.point, stop.slot, arrival.call)
+            if place not in self.passing:
+                self.passing[place] = arrival.output
                 self.passed.append(arrival)
-            return self.read[self.seen - 1]
+            return self.passing[place]
         self.handed += 1
         if self.handed <= len(self.answers):
             return self.answers[self.handed - 1]
