@@ -1,1 +1,1 @@
-"""Speed and memory of torchmsaf beside a straightforward implementation, in one run: ``python -m benchmarks``."""
+"""Speed and memory of torchmsaf beside what one would write by hand, in one run: ``python -m benchmarks``."""

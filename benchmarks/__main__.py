@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -13,12 +14,12 @@ from typing import Any
 import torch
 
 import benchmarks
-from benchmarks import cases, report
+from benchmarks import cases, grafts, report
 from benchmarks.shapes import SHAPES, Shape, growth_pairs
 from benchmarks.timing import Rounds, run_rounds
 from torchmsaf.analysis.cost import measure, peak_memory, saved_bytes
 
-PARTS = ("counts", "times", "overheads", "growth")
+PARTS = ("counts", "times", "overheads", "growth", "grafts")
 # the least passes over the maps: read to pool, read to scale, write; the backward reads gy twice and x, and writes gx
 PASSES = {False: 3, True: 7}
 
@@ -37,6 +38,7 @@ def main() -> None:
         "times": ("Times", _times),
         "overheads": ("Overheads, time over the plain module's", _overheads),
         "growth": ("Growth, time of the larger setting over the smaller one's", _growth),
+        "grafts": ("Grafted models, beside the same networks and fusions interleaved by hand", _grafts),
     }
     tables: dict[str, list[dict[str, Any]]] = {}
     for part in options.parts:
@@ -133,6 +135,28 @@ def _growth(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 yield row | _noise(rounds)
 
 
+def _grafts(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for threads in _threads(options):
+        for pair in (grafts.PAIRS[name] for name in options.grafts):
+            for fusion, mode in itertools.product(pair.fusions, grafts.MODES):
+                if options.modes is not None and mode not in options.modes:
+                    continue
+                rounds = _run(grafts.calls(pair, fusion, mode, options.device), options, threads)
+                ratio, excess = (asdict(of("grafted", "hand-written")) for of in (rounds.ratio, rounds.excess))
+                yield {
+                    "networks": pair.name,
+                    "fusion": fusion,
+                    "mode": mode,
+                    "threads": threads,
+                    "hand-written ms": rounds.milliseconds("hand-written"),
+                    "grafted ms": rounds.milliseconds("grafted"),
+                    "overhead %": {name: 100 * (value - 1) for name, value in ratio.items()},
+                    "fastest %": 100 * (rounds.least("grafted") / rounds.least("hand-written") - 1),
+                    "us a point": {name: 1e3 * value / len(pair.taps) for name, value in excess.items()},
+                    **_noise(rounds),
+                }
+
+
 def _run(calls: Mapping[str, Callable[[], object]], options: argparse.Namespace, threads: int) -> Rounds:
     return run_rounds(
         calls,
@@ -169,7 +193,7 @@ def _mode(state: str, backward: bool) -> str:
 
 
 def _options() -> argparse.Namespace:
-    modes = [_mode(*mode) for mode in cases.MODES]
+    modes = [*dict.fromkeys([*(_mode(*mode) for mode in cases.MODES), *grafts.MODES])]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=benchmarks.__doc__)
     parser.add_argument(
         "--shapes",
@@ -180,7 +204,17 @@ def _options() -> argparse.Namespace:
         help=f"of {', '.join(SHAPES)}",
     )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="which tables")
-    parser.add_argument("--modes", nargs="+", choices=modes, default=None, help="which rows of the table of times")
+    parser.add_argument(
+        "--modes", nargs="+", choices=modes, default=None, help="which rows of the tables of times and grafts"
+    )
+    parser.add_argument(
+        "--grafts",
+        nargs="+",
+        choices=list(grafts.PAIRS),
+        default=list(grafts.PAIRS),
+        metavar="NAME",
+        help=f"which networks are grafted, of {', '.join(grafts.PAIRS)}",
+    )
     parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, min(2, os.cpu_count() or 1)}), metavar="N")
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="quiet rounds wanted a row (default: 9)")
     parser.add_argument(
@@ -197,7 +231,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--verbose", action="store_true", help="print each row as it comes")
     options = parser.parse_args()
     if options.quick:
-        options.shapes, options.rounds, options.seconds = options.shapes[:1], 2, 0.02
+        options.shapes, options.grafts = options.shapes[:1], options.grafts[:1]
+        options.rounds, options.seconds = 2, 0.02
     if options.cuda_graph and options.device != "cuda":
         parser.error("--cuda-graph needs --device cuda")
     return options

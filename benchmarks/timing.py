@@ -67,6 +67,14 @@ class Rounds:
         """Time of one candidate over another's, within rounds."""
         return Spread.of([r.seconds[above] / r.seconds[below] for r in self.used])
 
+    def excess(self, above: str, below: str) -> Spread:
+        """Milliseconds that a call of one candidate takes longer than another's, within rounds."""
+        return Spread.of([1e3 * (r.seconds[above] - r.seconds[below]) for r in self.used])
+
+    def least(self, name: str) -> float:
+        """Time of one call in milliseconds, in the fastest round."""
+        return 1e3 * min(r.seconds[name] for r in self.used)
+
     @property
     def foreign(self) -> float | None:
         """Median cores of others."""

@@ -1,10 +1,13 @@
-"""The implementation that benchmarks compare with gives MSAF's outputs from the same published-style weights."""
+"""What benchmarks compare with gives the same: MSAF step by step, and a grafted model written out by hand."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
 
+import benchmarks.__main__
+from benchmarks import grafts
 from benchmarks.shapes import SHAPES, Shape
 from benchmarks.straightforward import StraightforwardMSAF
 from torchmsaf import MSAF
@@ -41,3 +44,33 @@ def test_agrees_with_msaf(shape):
     wanted = torch.autograd.grad(expected, theirs, gradients)
     for found, gradient in zip(torch.autograd.grad(fused, ours, gradients), wanted, strict=True):
         torch.testing.assert_close(found, gradient, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("fusion", ["identity", "msaf"])
+@pytest.mark.parametrize("mode", grafts.MODES)
+def test_the_hand_written_model_is_the_grafted_one(mode, fusion):
+    made = grafts.calls(grafts.PAIRS["tiny2"], fusion, mode)
+    assert set(made) == {"hand-written", "grafted"}
+
+
+def test_the_hand_written_model_shares_all_but_hooks():
+    grafted, written, _ = grafts.build(grafts.PAIRS["tiny2"], "msaf")
+    assert {id(p) for p in written.parameters()} == {id(p) for p in grafted.parameters()}
+    assert not any(layer._forward_hooks for layer in written.modules())
+
+
+def test_a_difference_is_noticed(monkeypatch):
+    monkeypatch.setattr(grafts.HandWritten, "forward", lambda self, inputs: torch.zeros(2, 8))
+    with pytest.raises(RuntimeError, match="tiny1, identity, eval fwd: the grafted and the hand-written model differ"):
+        grafts.calls(grafts.PAIRS["tiny1"], "identity", "eval fwd")
+
+
+def test_the_table_of_grafts(monkeypatch, capsys, tmp_path):
+    command = ["benchmarks", "--parts", "grafts", "--quick", "--threads", "1", "--modes"]
+    monkeypatch.setattr("sys.argv", [*command, "eval fwd", "--out", str(tmp_path)])
+    benchmarks.__main__.main()
+    out = capsys.readouterr().out
+    for column in ("hand-written ms", "grafted ms", "overhead %", "us a point", "threads", "quiet", "others", "load"):
+        assert column in out
+    (rows,) = json.loads((tmp_path / "results.json").read_text())["tables"].values()
+    assert [(row["networks"], row["fusion"], row["mode"]) for row in rows] == [("tiny1", "identity", "eval fwd")]

@@ -19,26 +19,26 @@ from torch import Tensor
 from torch.utils.checkpoint import CheckpointFunction
 
 from torchmsaf.errors import GraftError
-from torchmsaf.grafting.points import Element
+from torchmsaf.grafting.players import Stop
 from torchmsaf.grafting.thread_state import saved_tensor_hooks
 from torchmsaf.grafting.values import element_path, find, put
 
 _KEPT = "_torchmsaf_fused"
 
 
-def keep(key: str, number: int, elements: Sequence[Element | None], output: Any) -> None:
+def keep(key: str, number: int, stops: Sequence[Stop], output: Any) -> None:
     """Remember what one call of a tapped layer gave after the fusion, if a checkpoint is being recorded.
 
     Args:
         key: of the graft.
         number: of the layer's hook.
-        elements: which parts of the output were fused; none in a call that is not.
+        stops: that this call came to; none where it is not fused.
         output: of the call.
     """
     if saved_tensor_hooks() is None or (frame := _frame()) is None:
         return
     parts = []
-    for path in {element_path(element, output, "") for element in elements}:
+    for path in {element_path(stop.tap.element, output, "") for stop in stops}:
         part = find(output, path, "")
         if isinstance(part, Tensor):
             part = part.detach().requires_grad_(part.requires_grad)

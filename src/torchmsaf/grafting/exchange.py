@@ -59,7 +59,9 @@ class Exchange:
         if any(mask is not None for mask in masks):
             asked["masks"] = masks
         present = self.presence.of([stop.network for stop in stops], batch, some.device)
-        if any(one is None and stop.network in self.presence.active for stop, one in zip(stops, maps, strict=True)):
+        if len(arrivals) < len(stops) and any(
+            one is None and stop.network in self.presence.active for stop, one in zip(stops, maps, strict=True)
+        ):
             ran = torch.tensor([one is not None for one in maps], device=some.device)
             present = ran.expand(batch, -1) if present is None else present & ran
         if present is not None:
@@ -99,7 +101,9 @@ class Presence:
 
     def of(self, names: Sequence[str], batch: int, device: torch.device) -> Tensor | None:
         """``(B, len(names))`` booleans; None where all are there."""
-        if self.flags is None and all(name in self.active for name in names):
+        if self.flags is None and (
+            len(self.active) == len(self.networks) or all(name in self.active for name in names)
+        ):
             return None
         columns = []
         for name in names:
@@ -114,6 +118,9 @@ class Presence:
 
 class PlainFusion(nn.Module):
     """A fusion that is a plain function, as a module without parameters."""
+
+    # asked for at every point: a module is slow to say that it has no such attribute
+    channels = None
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()

@@ -7,10 +7,12 @@ stands in the program once.
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +70,9 @@ def export_program(
     given = arguments.pop("inputs")
     try:
         with torch.no_grad():
-            program: ExportedProgram = torch.export.export(model, (given,), arguments, dynamic_shapes=shapes, strict=False)
+            program: ExportedProgram = torch.export.export(
+                model, (given,), arguments, dynamic_shapes=shapes, strict=False
+            )
             program = program.run_decompositions({})
     except GraftError:
         raise
@@ -205,7 +209,7 @@ def _merge(program: ExportedProgram) -> None:
     for node in reversed(graph.nodes):
         if getattr(node.target, "__name__", "").split(".")[0] in _CHECKS:  # they hold on to dead code
             graph.erase_node(node)
-    graph.eliminate_dead_code()
+    graph.eliminate_dead_code(_acts)
     _merge_constants(program)
     first: dict[object, Node] = {}
     for node in list(graph.nodes):
@@ -214,7 +218,7 @@ def _merge(program: ExportedProgram) -> None:
             program.graph_signature.replace_all_uses(node.name, same.name)
             node.replace_all_uses_with(same)
             graph.erase_node(node)
-    graph.eliminate_dead_code()
+    graph.eliminate_dead_code(_acts)
     graph.lint()
     module.recompile()
     program.validate()
@@ -266,14 +270,22 @@ def _text(graph: Graph, module: GraphModule) -> str:
     return "\n".join(lines)
 
 
+def _acts(node: Node) -> bool:
+    """Whether a node does something else than to give its result. Drawing random numbers is nothing: none are drawn."""
+    if isinstance(node.target, torch._ops.OpOverload):
+        schema = node.target._schema
+        return bool(schema.is_mutable) or not schema.returns
+    return bool(node.is_impure())
+
+
 def _is_random(node: Node) -> bool:
-    """Whether a second call may give something else, or do something."""
+    """Whether a second call may give something else."""
     target = node.target
     if isinstance(target, torch._ops.HigherOrderOperator):
         return False
     if not isinstance(target, torch._ops.OpOverload):
         return getattr(target, "__module__", "") not in ("_operator", "operator", "math", "torch")
-    if target._schema.is_mutable or not target._schema.returns or node.meta.get("unbacked_bindings"):
+    if _acts(node) or node.meta.get("unbacked_bindings"):
         return True
     if torch.Tag.nondeterministic_seeded not in target.tags:
         return False
@@ -292,8 +304,7 @@ def _write(
     axes = _each(arguments, lambda x: {0: _BATCH} if dynamic_batch and _has_batch(x) else None)
     outputs = [_name(("output", *place)) for place, _ in tensors(_run(model, arguments))]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             torch.onnx.export(
                 program,
                 f=path,
@@ -306,6 +317,20 @@ def _write(
             )
     except Exception as error:
         raise GraftError(f"torch.onnx cannot write this model. It says: {_short(error)}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on its own work."""
+    log = logging.getLogger("onnxscript")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _name(place: tuple[int | str, ...]) -> str:

@@ -59,13 +59,15 @@ class LayerHook:
         for stop in stops:
             output = player.hand_over(Arrival(stop, call, output))
         if self.board.traced is None:
-            keep(self.board.key, self.number, [stop.tap.element for stop in stops], output)
+            keep(self.board.key, self.number, stops, output)
         return output
 
     def missed(self, player: Player) -> list[Stop]:
         """The stops that a network which has ended did not make, or not as often as it was said."""
+        stops = self.stops.get(player.network)
+        if not stops:
+            return []
         ran = player.calls.get(self.number, 0)
-        stops = self.stops.get(player.network, ())
         return [
             stop
             for stop in stops

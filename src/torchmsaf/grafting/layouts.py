@@ -47,14 +47,15 @@ def check_layout(layout: str, owner: str) -> str:
 
 def to_channels_second(x: Tensor, layout: str) -> Tensor:
     """A map of that layout as ``(B, C, *positions)``, a view; the same tensor where it is so already."""
-    order = _order(layout)
-    return x if order == sorted(order) else x.permute(order)
+    return x if layout.startswith("BC") else x.permute(_order(layout))
 
 
 def from_channels_second(x: Tensor, layout: str) -> Tensor:
     """The inverse of :func:`to_channels_second`."""
+    if layout.startswith("BC"):
+        return x
     order = _order(layout)
-    return x if order == sorted(order) else x.permute([order.index(axis) for axis in range(len(order))])
+    return x.permute([order.index(axis) for axis in range(len(order))])
 
 
 def _order(layout: str) -> list[int]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +15,7 @@ from torchmsaf.grafting.players import Arrival, Stop
 from torchmsaf.grafting.values import Path, element_path, find, put, said
 
 
-@dataclass(frozen=True)
-class Map:
+class Map(NamedTuple):
     """What arrived from one layer.
 
     Attributes:

@@ -70,6 +70,7 @@ class GraftedModel(nn.Module):
     ) -> None:
         super().__init__()
         self.networks = Networks(networks)
+        self._names = tuple(networks)
         self.fusions = nn.ModuleList(fusions)
         self.head = head
         self._plan = plan
@@ -105,15 +106,17 @@ class GraftedModel(nn.Module):
             GraftError: unknown or missing names, no input at all, or something that cannot be fused.
         """
         active = self._check(inputs, masks or {}, present)
-        presence = Presence(tuple(self.networks), active, present)
+        presence = Presence(self._names, active, present)
         exchange = Exchange(self._plan, list(self.fusions), self._takes, masks or {}, presence)
         meetings = Meetings([[stop for stop in stops if stop.network in active] for stops in self._plan], exchange.fuse)
-        runs = {name: partial(call_network, self.networks[name], inputs[name]) for name in active}
+        networks = self.networks  # an attribute of a module is slow to find
+        runs = {name: partial(call_network, networks[name], inputs[name]) for name in active}
         if self._replays():
             outputs = replay(runs, self._board, meetings, self._check_met)
         else:
             outputs = interleave(runs, self._board.key, meetings, self._check_met)
-        return outputs if self.head is None else self._decide(self.head, outputs, presence)
+        head = self.head
+        return outputs if head is None else self._decide(head, outputs, presence)
 
     def _decide(self, head: nn.Module, outputs: Mapping[str, Any], presence: Presence) -> Any:
         parts: dict[str, Tensor] = {}
@@ -122,12 +125,12 @@ class GraftedModel(nn.Module):
             path = self._outputs[name] if name in self._outputs else logits_path(output, owner)
             parts[name] = find(output, path, owner)
         some = next(iter(parts.values()))
-        for name in self.networks:
+        for name in self._names:
             if name not in parts:
                 shape = self._shapes.get(name, tuple(some.shape))
                 parts[name] = some.new_zeros(()).expand(some.shape[0], *shape[1:])
-        ordered = [parts[name] for name in self.networks]
-        present = presence.of(tuple(self.networks), some.shape[0], some.device)
+        ordered = [parts[name] for name in self._names]
+        present = presence.of(self._names, some.shape[0], some.device)
         if present is None:
             return head(ordered)
         if "present" not in self._head_takes:
@@ -139,20 +142,22 @@ class GraftedModel(nn.Module):
     ) -> tuple[str, ...]:
         if not self._hooks:
             raise GraftError("these networks were given back by ungraft(); graft them again")
-        names = ", ".join(map(repr, self.networks))
         if not isinstance(inputs, Mapping):
-            raise GraftError(f"inputs is a dict by network ({names}), got {type(inputs).__name__}")
+            raise GraftError(f"inputs is a dict by network ({self._said_names()}), got {type(inputs).__name__}")
         for said, given in (("inputs", inputs), ("masks", masks)):
-            if unknown := [name for name in given if name not in self.networks._modules]:
-                raise GraftError(f"{said}: no network {unknown[0]!r}; there are: {names}")
-        if missing := [name for name in self.networks if name not in inputs]:
+            if unknown := [name for name in given if name not in self._names]:
+                raise GraftError(f"{said}: no network {unknown[0]!r}; there are: {self._said_names()}")
+        if missing := [name for name in self._names if name not in inputs]:
             raise GraftError(f"inputs: nothing for network {missing[0]!r}; a modality that is missing is None")
-        active = tuple(name for name in self.networks if inputs[name] is not None)
+        active = tuple(name for name in self._names if inputs[name] is not None)
         if not active:
             raise GraftError("inputs: every modality is None; at least one network has to run")
         if present is not None:
-            check_flags(present, present.shape[0] if present.dim() else 0, len(self.networks))
+            check_flags(present, present.shape[0] if present.dim() else 0, len(self._names))
         return active
+
+    def _said_names(self) -> str:
+        return ", ".join(map(repr, self._names))
 
     def _replays(self) -> bool:
         """Whether a tracer looks on, which cannot see networks take turns; in training they have to all the same."""

@@ -40,7 +40,7 @@ class Promise(Tensor):
     @staticmethod
     def __new__(cls, like: Tensor, reproach: str) -> Promise:
         """A tensor without memory of its own."""
-        made: Promise = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: Promise = torch.Tensor._make_wrapper_subclass(
             cls, like.shape, strides=like.stride(), dtype=like.dtype, device=like.device
         )
         made.like, made.reproach, made.kept = like, reproach, None

@@ -7,8 +7,7 @@ works under those of the grafted model.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,8 +19,7 @@ def _devices() -> tuple[str, ...]:
     return ("cpu",) if accelerator is None or accelerator.type == "cpu" else ("cpu", accelerator.type)
 
 
-@dataclass(frozen=True)
-class ThreadState:
+class ThreadState(NamedTuple):
     """The switches at one moment; equal states are the same."""
 
     gradients: bool
@@ -36,7 +34,7 @@ class ThreadState:
         return cls(
             torch.is_grad_enabled(),
             torch.is_inference_mode_enabled(),
-            tuple((d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in _DEVICES),
+            tuple([(d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in _DEVICES]),
             torch.is_autocast_cache_enabled(),
             saved_tensor_hooks(),
         )

@@ -57,14 +57,14 @@ def logits_path(output: Any, owner: str) -> Path:
     Raises:
         GraftError: a mapping without ``logits``.
     """
+    if isinstance(output, Tensor):
+        return ()
     if isinstance(output, Mapping):
         for key in _LOGITS:
             if isinstance(output.get(key), Tensor):
                 return (key,)
     elif isinstance(getattr(output, "logits", None), Tensor):
         return ("logits",)
-    elif isinstance(output, Tensor):
-        return ()
     elif isinstance(output, tuple | list) and output and isinstance(output[0], Tensor):
         return (0,)
     raise GraftError(
