@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,22 +82,27 @@ def observe(
     """
     calls: dict[nn.Module, list[Seen]] = {}
     known: list[tuple[Shape, str]] = []
+    unknown: list[tuple[Shape, dict[Path, str], Path]] = []
     count = 0
 
     def note(layer: nn.Module, args: Any, output: Any) -> None:
         nonlocal count
-        shapes, layouts = {}, {}
-        for path, tensor in tensors(output):
+        shapes: dict[Path, Shape] = {}
+        layouts: dict[Path, str] = {}
+        found = list(tensors(output))
+        default = default_path(output, name) if found else None
+        for path, tensor in found:
             shape = _shape(tensor)
             shapes[path] = shape
-            layout = "BTC" if isinstance(tensor, PackedSequence) else layout_of(layer, len(shape))
-            if layout is None:  # the last layer before that gave this shape
-                layout = next((one for there, one in reversed(known) if there == shape), None)
-            else:
-                known.append((shape, layout))
+            layout = _own_layout(layer, path, default, tensor, shape)
             if layout is not None:
+                known.append((shape, layout))
+            else:  # the last layer before that gave this shape
+                layout = next((one for there, one in reversed(known) if there == shape), None)
+            if layout is None:
+                unknown.append((shape, layouts, path))
+            else:
                 layouts[path] = layout
-        default = default_path(output, name) if shapes else None
         elements = {path: normal_path(output, path, f"network {name!r}") for path in (asked or {}).get(layer, ())}
         seen = Seen(count, type(layer).__name__, shapes, layouts, default, said(output), elements)
         calls.setdefault(layer, []).append(seen)
@@ -113,7 +118,32 @@ def observe(
     finally:
         for handle in handles:
             handle.remove()
+    for shape, layouts, path in unknown:
+        if (layout := _like(shape, known)) is not None:
+            layouts[path] = layout
     return Sight(calls, output)
+
+
+def _own_layout(
+    layer: nn.Module, path: Path, default: Path | None, value: Tensor | PackedSequence, shape: Shape
+) -> str | None:
+    """What a layer's class says of one of its tensors: of the first one, and of a recurrent layer's states."""
+    if isinstance(value, PackedSequence):
+        return "BTC"
+    if path != default:
+        return "TBC" if isinstance(layer, nn.RNNBase) and len(shape) == 3 else None
+    return layout_of(layer, len(shape), shape)
+
+
+def _like(shape: Shape, known: Sequence[tuple[Shape, str]]) -> str | None:
+    """The layout of the first layer with that shape; or, as tokens may be added, of the first with that batch and width."""
+    same = [layout for there, layout in known if there == shape]
+    near = [
+        layout
+        for there, layout in known
+        if len(there) == len(shape) and all(there[axis] == shape[axis] for axis in map(layout.index, "BC"))
+    ]
+    return next(iter([*same, *near]), None)
 
 
 def find_layer(name: str, network: nn.Module, layer: str) -> nn.Module:

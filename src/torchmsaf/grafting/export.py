@@ -47,8 +47,9 @@ def export_program(
 ) -> ExportedProgram:
     """The model's forward pass in evaluation mode as a program of torch's operators, each layer once.
 
-    The program is called as the model is: ``program.module()(inputs, masks=..., present=...)``, with those that it was
-    exported with. A network whose input is None is not in the program.
+    It is called as the model is: ``program.module()(inputs, masks=..., present=...)``, with those that it was exported
+    with. Compile it rather than the model for inference: in the model's own trace some layers stand twice. A network
+    whose input is None is not in the program.
 
     Args:
         model: in evaluation mode.
@@ -153,25 +154,22 @@ def _arguments(
 ) -> dict[str, Any]:
     """What forward is called with, without what is None, in plain containers and in the order of the networks."""
     model._check(inputs, masks or {}, present)
-    arguments: dict[str, Any] = {"inputs": {name: _plain(inputs[name]) for name in model.networks}}
+    arguments: dict[str, Any] = {"inputs": {name: inputs[name] for name in model.networks}}
     if masks is not None:
         arguments["masks"] = {name: masks[name] for name in model.networks if name in masks}
     if present is not None:
         arguments["present"] = present
-    return arguments
-
-
-def _plain(value: Any) -> Any:
-    return {key: _plain(part) for key, part in value.items()} if isinstance(value, Mapping) else value
+    # torch.export marks the tensors that it gets
+    plain: dict[str, Any] = _each(arguments, lambda x: x.detach() if isinstance(x, Tensor) else x)
+    return plain
 
 
 def _each(value: Any, do: Callable[[Any], Any]) -> Any:
     """The same nested containers with something else in the place of each leaf."""
     if isinstance(value, Mapping):
         return {key: _each(part, do) for key, part in value.items()}
-    if isinstance(value, tuple | list):
-        parts = [_each(part, do) for part in value]
-        return parts if isinstance(value, list) else tuple(parts)
+    if type(value) in (tuple, list):
+        return type(value)(_each(part, do) for part in value)
     return do(value)
 
 

@@ -90,11 +90,14 @@ class _HookedForward:
 
 
 def attach(layer: nn.Module, hook: LayerHook) -> None:
-    """Put a hook on a layer."""
+    """Put a hook on a layer, before those of others: what they see of the layer's output is the fused map."""
     if isinstance(layer, nn.TransformerEncoderLayer) and "forward" not in vars(layer):
         object.__setattr__(layer, "forward", _HookedForward(layer, hook))
     else:
         layer.register_forward_hook(hook)
+        hooks = layer._forward_hooks
+        for number in [n for n, other in hooks.items() if not isinstance(other, LayerHook)]:
+            hooks[number] = hooks.pop(number)  # to the end
 
 
 def detach(layers: Iterable[nn.Module], key: str) -> None:

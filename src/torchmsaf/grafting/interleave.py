@@ -58,7 +58,7 @@ class _Turns(Player):
     def hand_over(self, arrival: Arrival) -> Any:
         """Leave the network here."""
         if arrival.stop.tap.read_only:
-            self.passed.append(arrival)
+            self.passed.append(arrival.own())
             return arrival.output
         if arrival.stop.promised:
             self.passed.append(arrival)

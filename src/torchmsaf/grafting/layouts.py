@@ -6,7 +6,7 @@ A layout has one letter an axis: ``B`` batch, ``C`` channels, any other letter a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -73,10 +73,11 @@ def channels_last(rank: int) -> str:
     return "B" + _POSITIONS[rank - 2] + "C"
 
 
-def layout_of(layer: nn.Module, rank: int) -> str | None:
+def layout_of(layer: nn.Module, rank: int, shape: Sequence[int] | None = None) -> str | None:
     """The layout that a layer of torch is known to give, or None.
 
-    An activation or a dropout says nothing; a recurrent layer, attention and a transformer layer say by ``batch_first``.
+    An activation or a dropout says nothing; a recurrent layer, attention and a transformer layer say by ``batch_first``;
+    a layer norm with a ``forward`` of its own, which may have its channels second, by its width.
     """
     if rank < 2 or rank - 2 >= len(_POSITIONS):
         return None
@@ -84,12 +85,21 @@ def layout_of(layer: nn.Module, rank: int) -> str | None:
         return channels_second(rank)
     if rank == 2:
         return "BC"
+    if isinstance(layer, nn.LayerNorm) and type(layer).forward is not nn.LayerNorm.forward:
+        return _of_width(shape, layer.normalized_shape)
     if isinstance(layer, _LAST):
         return channels_last(rank)
     attention = layer.self_attn if isinstance(layer, _TRANSFORMERS) else layer
     if isinstance(attention, _SEQUENCES) and rank == 3:
         return "BTC" if attention.batch_first else "TBC"
     return None
+
+
+def _of_width(shape: Sequence[int] | None, normalized: Sequence[int]) -> str | None:
+    """Channels second or last, whichever alone has the width of a layer norm over one axis."""
+    if shape is None or len(normalized) != 1 or (shape[1] == normalized[0]) == (shape[-1] == normalized[0]):
+        return None
+    return channels_second(len(shape)) if shape[1] == normalized[0] else channels_last(len(shape))
 
 
 def layout_of_parts(layer: nn.Module, rank: int) -> str | None:

@@ -24,7 +24,7 @@ from torchmsaf.grafting.interleave import interleave
 from torchmsaf.grafting.meeting import Meetings
 from torchmsaf.grafting.plan import Plan
 from torchmsaf.grafting.players import Player
-from torchmsaf.grafting.replay import replay
+from torchmsaf.grafting.replay import call_again, replay
 from torchmsaf.grafting.values import Path, find, logits_path
 from torchmsaf.grafting.weights import check_state, load_tensors, save_tensors
 
@@ -110,8 +110,10 @@ class GraftedModel(nn.Module):
         exchange = Exchange(self._plan, list(self.fusions), self._takes, masks or {}, presence)
         meetings = Meetings([[stop for stop in stops if stop.network in active] for stops in self._plan], exchange.fuse)
         networks = self.networks  # an attribute of a module is slow to find
-        runs = {name: partial(call_network, networks[name], inputs[name]) for name in active}
-        if self._replays():
+        replays = self._replays()
+        call = call_again if replays else call_network
+        runs = {name: partial(call, networks[name], inputs[name]) for name in active}
+        if replays:
             outputs = replay(runs, self._board, meetings, self._check_met)
         else:
             outputs = interleave(runs, self._board.key, meetings, self._check_met)

@@ -10,7 +10,7 @@ from greenlet import getcurrent, greenlet
 
 from torchmsaf.errors import GraftError
 from torchmsaf.grafting.points import Tap
-from torchmsaf.grafting.values import Path
+from torchmsaf.grafting.values import Path, element_path, with_own
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,15 @@ class Arrival(NamedTuple):
     stop: Stop
     call: int
     output: Any
+
+    def own(self) -> Arrival:
+        """The same with a copy of the map: the network goes on, and may change its own in place."""
+        path = (
+            element_path(self.stop.tap.element, self.output, self.stop.where)
+            if self.stop.path is None
+            else self.stop.path
+        )
+        return self._replace(output=with_own(self.output, path))
 
 
 class Player:

@@ -4,6 +4,9 @@ A network runs from its start each time, with the answers that it has had so far
 comes after the first tap without an answer is not used. In the traced graph each layer's last run alone has an effect;
 the others are dead code, or equal to it, and compilers take both out. In evaluation mode this gives the same numbers as
 :mod:`torchmsaf.grafting.interleave`; in training it does not, as dropout and batch statistics would be drawn anew.
+
+Networks change maps in place, so what is kept over a run is a copy. A network that changes its own state in evaluation
+mode changes it at each run.
 """
 
 from __future__ import annotations
@@ -11,6 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from torchmsaf.grafting.dry_run import call_network
 from torchmsaf.grafting.hooks import Board
 from torchmsaf.grafting.meeting import Meetings, perform
 from torchmsaf.grafting.players import Arrival, Player, Stop
@@ -56,14 +64,19 @@ class _Replay(Player):
         if stop.tap.read_only or stop.promised:
             place = (stop.point, stop.slot, arrival.call)
             if place not in self.passing:
-                self.passing[place] = arrival.output
-                self.passed.append(arrival)
-            return self.passing[place]
+                self.passing[place] = arrival.own().output
+                self.passed.append(arrival.own())
+            return arrival._replace(output=self.passing[place]).own().output
         self.handed += 1
         if self.handed <= len(self.answers):
-            return self.answers[self.handed - 1]
-        self.arrival = arrival
+            return arrival._replace(output=self.answers[self.handed - 1]).own().output
+        self.arrival = arrival.own()
         return arrival.output
+
+
+def call_again(network: nn.Module, value: Any) -> Any:
+    """Call a network with a copy of its input, which it may change in place."""
+    return call_network(network, tree_map_only(Tensor, torch.clone, value))
 
 
 def replay(

@@ -122,6 +122,14 @@ def put(output: Any, path: Path, part: Any) -> Any:
     return changed
 
 
+def with_own(output: Any, path: Path) -> Any:
+    """An output with a copy of the tensor at the path, for who looks at it when others may have changed it in place."""
+    part = find(output, path, "")
+    if isinstance(part, PackedSequence):
+        return put(output, path, part._replace(data=part.data.clone()))
+    return put(output, path, part.clone()) if isinstance(part, Tensor) else output
+
+
 def said(output: Any) -> str:
     """An output in a few words, for a message."""
     if isinstance(output, Tensor):
