@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from torchmsaf.errors import FusionInputError, GraftError
 from torchmsaf.fusion.registry import create_fusion, find_method
@@ -14,11 +14,11 @@ from torchmsaf.grafting.describe import from_sight
 from torchmsaf.grafting.dry_run import Sight, find_layer, observe
 from torchmsaf.grafting.exchange import PlainFusion
 from torchmsaf.grafting.heads import HEADS
-from torchmsaf.grafting.model import GraftedModel
+from torchmsaf.grafting.model import GraftedModel, Networks
 from torchmsaf.grafting.plan import make_plan
 from torchmsaf.grafting.players import Stop
 from torchmsaf.grafting.points import Element, FusionPoint
-from torchmsaf.grafting.values import Path, find, logits_path
+from torchmsaf.grafting.values import Path, find, logits_path, said
 from torchmsaf.ops.modes import evaluating
 
 
@@ -59,14 +59,11 @@ def graft(
     points = _check_points(points)
     sights = None if example is None else _observe(networks, points, example)
     plan = make_plan(networks, points, sights)
-    fusions = [_fusion(point, stops, networks) for point, stops in zip(points, plan, strict=True)]
     chosen = _head(head, networks)
-    paths = _output_paths(networks, outputs or {})
-    shapes = {}
-    if sights is not None and chosen is not None:
-        for name, sight in sights.items():
-            owner = f"network {name!r}"
-            shapes[name] = tuple(find(sight.output, paths.get(name) or logits_path(sight.output, owner), owner).shape)
+    paths = _output_paths(networks, {} if outputs is None else outputs)
+    shapes = {} if sights is None or chosen is None else _output_shapes(sights, paths)
+    # last, as fusions draw random numbers
+    fusions = [_fusion(point, stops, networks) for point, stops in zip(points, plan, strict=True)]
     seen = [one for name, sight in (sights or {}).items() for one in from_sight(name, networks[name], sight)]
     model = GraftedModel(networks, plan, fusions, chosen, paths, shapes, seen)
     if example is not None and any(stop.promised for stops in plan for stop in stops):
@@ -92,7 +89,7 @@ def _check_networks(networks: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
             raise GraftError(f"a network's name is a word without dots, got {name!r}")
         if not isinstance(network, nn.Module):
             raise GraftError(f"network {name!r}: expected a torch.nn.Module, got {type(network).__name__}")
-        if hasattr(nn.Module(), name):
+        if hasattr(Networks({}), name):
             raise GraftError(f"a network cannot be called {name!r}, as every module has an attribute of that name")
         for layer_name, layer in network.named_modules():
             if layer._compiled_call_impl is not None or hasattr(layer, "_orig_mod"):
@@ -117,7 +114,9 @@ def _observe(
     if not isinstance(example, Mapping):
         raise GraftError(f"example is an input of each network by name, got {type(example).__name__}")
     if odd := set(example) ^ set(networks):
-        raise GraftError(f"example: one input for each of {', '.join(networks)}; not so for {sorted(odd)[0]!r}")
+        raise GraftError(
+            f"example: one input for each of {', '.join(networks)}; not so for {sorted(odd, key=str)[0]!r}"
+        )
     sights = {}
     for name, network in networks.items():
         if example[name] is None:
@@ -140,8 +139,11 @@ def _fusion(point: FusionPoint, stops: Sequence[Stop], networks: Mapping[str, nn
         return PlainFusion(point.fusion)
     method = find_method(point.fusion)
     if method.stage != "intermediate":
+        kind = {"early": "an early", "late": "a late"}[method.stage]
+        raise GraftError(f"{where}: {point.fusion!r} is {kind} method; between layers stand intermediate ones")
+    if "channels" in point.options:
         raise GraftError(
-            f"{where}: {point.fusion!r} is a {method.stage} method; between layers stand intermediate ones"
+            f"{where}: the channels of {point.fusion!r} are read from the example; to set them give the module"
         )
     if any(stop.width is None for stop in stops):
         raise GraftError(
@@ -153,7 +155,8 @@ def _fusion(point: FusionPoint, stops: Sequence[Stop], networks: Mapping[str, nn
     except FusionInputError as error:
         order = "; ".join(f"modality {stop.slot} is {stop.where}" for stop in stops)
         raise GraftError(f"{where}: {error} ({order})") from error
-    like = next((p for p in networks[stops[0].network].parameters() if p.is_floating_point()), None)
+    parameters = (p for stop in stops for p in networks[stop.network].parameters())
+    like = next((p for p in parameters if p.is_floating_point()), None)
     if like is None:
         return fusion
     return fusion.to(like.device, torch.float64 if like.dtype == torch.float64 else None)
@@ -181,12 +184,30 @@ def _check_built(fusion: nn.Module, stops: Sequence[Stop]) -> None:
 def _head(head: str | nn.Module | None, networks: Mapping[str, nn.Module]) -> nn.Module | None:
     if head is None or isinstance(head, nn.Module):
         return head
-    if head not in HEADS:
+    if not isinstance(head, str) or head not in HEADS:
         raise GraftError(f"head is {', '.join(map(repr, HEADS))}, a module, or None, got {head!r}")
     return HEADS[head](tuple(networks))
 
 
 def _output_paths(networks: Mapping[str, nn.Module], outputs: Mapping[str, Element]) -> dict[str, Path]:
+    if not isinstance(outputs, Mapping):
+        raise GraftError(f"outputs is {{network: key}}, got {outputs!r}")
+    for name, path in outputs.items():
+        if not isinstance(path, int | str | tuple):
+            raise GraftError(
+                f"outputs: of network {name!r}, expected an index, a key, or a tuple of them, got {path!r}"
+            )
     if unknown := [name for name in outputs if name not in networks]:
         raise GraftError(f"outputs: no network {unknown[0]!r}; there are: {', '.join(networks)}")
-    return {name: said if isinstance(said, tuple) else (said,) for name, said in outputs.items()}
+    return {name: path if isinstance(path, tuple) else (path,) for name, path in outputs.items()}
+
+
+def _output_shapes(sights: Mapping[str, Sight], paths: Mapping[str, Path]) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    for name, sight in sights.items():
+        owner = f"network {name!r}"
+        part = find(sight.output, paths[name] if name in paths else logits_path(sight.output, owner), owner)
+        if not isinstance(part, Tensor):
+            raise GraftError(f"{owner}: what goes to the head is {said(part)}, and should be a tensor")
+        shapes[name] = tuple(part.shape)
+    return shapes

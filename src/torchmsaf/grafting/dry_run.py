@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.rnn import PackedSequence
 
 from torchmsaf.errors import GraftError
 from torchmsaf.grafting.layouts import layout_of
-from torchmsaf.grafting.values import Path, default_path, normal_path, said, tensors
+from torchmsaf.grafting.values import Path, default_path, find, normal_path, said, tensors
 from torchmsaf.ops.modes import evaluating
 
 Shape = tuple[int, ...]
@@ -94,7 +96,7 @@ def observe(
         for path, tensor in found:
             shape = _shape(tensor)
             shapes[path] = shape
-            layout = _own_layout(layer, path, default, tensor, shape)
+            layout = _own_layout(layer, path, default, tensor, shape, known)
             if layout is not None:
                 known.append((shape, layout))
             else:  # the last layer before that gave this shape
@@ -104,13 +106,17 @@ def observe(
             else:
                 layouts[path] = layout
         elements = {path: normal_path(output, path, f"network {name!r}") for path in (asked or {}).get(layer, ())}
+        for path in elements.values():
+            part = find(output, path, f"network {name!r}")
+            if path not in shapes and isinstance(part, Tensor | PackedSequence):  # in an object of some class
+                shapes[path] = _shape(part)
         seen = Seen(count, type(layer).__name__, shapes, layouts, default, said(output), elements)
         calls.setdefault(layer, []).append(seen)
         count += 1
 
     handles = [layer.register_forward_hook(note) for layer in network.modules()]
     try:
-        with evaluating(network), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with evaluating(network), _buffers_kept(network), torch.no_grad(), torch.random.fork_rng(_devices(network)):
             output = call_network(network, value)
     except Exception as error:
         error.add_note(f"(in network {name!r}, on its example)")
@@ -124,15 +130,44 @@ def observe(
     return Sight(calls, output)
 
 
+@contextmanager
+def _buffers_kept(network: nn.Module) -> Iterator[None]:
+    """Put buffers back as they were, also those that a network changes in evaluation mode."""
+    kept = [(layer, dict(layer._buffers)) for layer in network.modules()]
+    copies = {b: b.clone() for _, buffers in kept for b in buffers.values() if b is not None and not is_lazy(b)}
+    try:
+        yield
+    finally:
+        for layer, buffers in kept:
+            layer._buffers.update({name: b for name, b in buffers.items() if b is None or not is_lazy(b)})
+        for buffer, copy in copies.items():
+            if not buffer.is_meta and not torch.equal(buffer, copy):
+                buffer.copy_(copy)
+
+
+def _devices(network: nn.Module) -> list[int]:
+    """The CUDA devices whose random numbers a run may draw."""
+    return sorted({p.device.index for p in network.parameters() if p.device.type == "cuda"})
+
+
 def _own_layout(
-    layer: nn.Module, path: Path, default: Path | None, value: Tensor | PackedSequence, shape: Shape
+    layer: nn.Module,
+    path: Path,
+    default: Path | None,
+    value: Tensor | PackedSequence,
+    shape: Shape,
+    known: Sequence[tuple[Shape, str]],
 ) -> str | None:
     """What a layer's class says of one of its tensors: of the first one, and of a recurrent layer's states."""
     if isinstance(value, PackedSequence):
         return "BTC"
     if path != default:
         return "TBC" if isinstance(layer, nn.RNNBase) and len(shape) == 3 else None
-    return layout_of(layer, len(shape), shape)
+    layout = layout_of(layer, len(shape), shape)
+    if layout != "BTC" or isinstance(layer, nn.RNNBase | nn.MultiheadAttention):
+        return layout
+    # of a linear layer, the last axis is known, and the others from what came before
+    return next((one for there, one in reversed(known) if there[:-1] == shape[:-1] and one.endswith("C")), layout)
 
 
 def _like(shape: Shape, known: Sequence[tuple[Shape, str]]) -> str | None:

@@ -105,6 +105,11 @@ class Presence:
             len(self.active) == len(self.networks) or all(name in self.active for name in names)
         ):
             return None
+        if self.flags is not None and len(self.flags) != batch:
+            raise GraftError(
+                f"present: expected (B, M) = {(batch, len(self.networks))}, the samples that the networks gave, got "
+                f"{tuple(self.flags.shape)}"
+            )
         columns = []
         for name in names:
             if name not in self.active:
@@ -170,6 +175,8 @@ def _nothing(stop: Stop, fusion: nn.Module, batch: int, like: Tensor) -> Tensor:
     if stop.shape is not None:
         layout = stop.layouts[len(stop.shape)]
         positions = [length for axis, length in zip(layout, stop.shape, strict=True) if axis not in "BC"]
+    elif isinstance(segments := getattr(fusion, "segments", 1), int):
+        positions = [max(1, segments)]  # a fusion of time segments needs a step in each
     channels = getattr(fusion, "channels", None)
     if width is None and isinstance(channels, tuple | list):
         width = channels[stop.slot]

@@ -29,12 +29,8 @@ if TYPE_CHECKING:
 
     from torchmsaf.grafting.model import GraftedModel
 
-# of an output, absolute and relative, between torch and onnxruntime
-TOLERANCE = 1e-4
-# bytes of one protobuf file
-_LARGEST = 2**31 - 1
-_CHECKS = ("_assert_tensor_metadata",)
-_BATCH = "batch"
+TOLERANCE = 1e-4  # of an output, absolute and relative, between torch and onnxruntime
+_LARGEST = 2**31 - 1  # bytes of one protobuf file
 
 
 def export_program(
@@ -71,10 +67,8 @@ def export_program(
     given = arguments.pop("inputs")
     try:
         with torch.no_grad():
-            program: ExportedProgram = torch.export.export(
-                model, (given,), arguments, dynamic_shapes=shapes, strict=False
-            )
-            program = program.run_decompositions({})
+            traced = torch.export.export(model, (given,), arguments, dynamic_shapes=shapes, strict=False)
+            program: ExportedProgram = traced.run_decompositions({})
     except GraftError:
         raise
     except Exception as error:
@@ -205,7 +199,7 @@ def _merge(program: ExportedProgram) -> None:
     module = program.graph_module
     graph = module.graph
     for node in reversed(graph.nodes):
-        if getattr(node.target, "__name__", "").split(".")[0] in _CHECKS:  # they hold on to dead code
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:  # it holds on to dead code
             graph.erase_node(node)
     graph.eliminate_dead_code(_acts)
     _merge_constants(program)
@@ -299,7 +293,7 @@ def _write(
     model: GraftedModel, program: ExportedProgram, arguments: Mapping[str, Any], path: Path, dynamic_batch: bool
 ) -> None:
     names = [_name(place) for place, _ in tensors(arguments)]
-    axes = _each(arguments, lambda x: {0: _BATCH} if dynamic_batch and _has_batch(x) else None)
+    axes = _each(arguments, lambda x: {0: "batch"} if dynamic_batch and _has_batch(x) else None)
     outputs = [_name(("output", *place)) for place, _ in tensors(_run(model, arguments))]
     try:
         with _quiet():
@@ -351,6 +345,5 @@ def _check(model: GraftedModel, arguments: Mapping[str, Any], path: Path) -> Non
             gap = f"{(there - expected).abs().max():.2g}" if expected.shape == there.shape else "another shape"
             raise GraftError(
                 f"the ONNX file does not give what the model gives: {_name(('output', *place))}, {len(expected)} samples, "
-                f"largest difference {gap}; nothing was written. Is the network the same in two runs? check=False "
-                "writes it all the same"
+                f"largest difference {gap}; nothing was written. check=False writes it all the same"
             )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchmsaf.errors import GraftError
 
 # torch's own layers whose channels are last, and second, in a batch
-_LAST = (nn.Linear, nn.Bilinear, nn.LayerNorm, nn.Embedding, nn.EmbeddingBag)
+_LAST = (nn.Linear, nn.Bilinear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.EmbeddingBag)
 _SECOND = (
     nn.modules.conv._ConvNd,
     nn.modules.batchnorm._NormBase,
@@ -27,7 +27,7 @@ _SECOND = (
 _SEQUENCES = (nn.RNNBase, nn.MultiheadAttention)
 _TRANSFORMERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 # letters of the positions, by their number
-_POSITIONS = ("", "T", "HW", "THW", "THWX", "THWXY")
+_POSITIONS = ("", "T", "HW", "THW", *("THWXYZUVPQRS"[:count] for count in range(4, 13)))
 
 
 def check_layout(layout: str, owner: str) -> str:
@@ -85,6 +85,8 @@ def layout_of(layer: nn.Module, rank: int, shape: Sequence[int] | None = None) -
         return channels_second(rank)
     if rank == 2:
         return "BC"
+    if isinstance(layer, nn.LayerNorm | nn.RMSNorm) and len(layer.normalized_shape) > 1:
+        return None
     if isinstance(layer, nn.LayerNorm) and type(layer).forward is not nn.LayerNorm.forward:
         return _of_width(shape, layer.normalized_shape)
     if isinstance(layer, _LAST):
@@ -97,7 +99,7 @@ def layout_of(layer: nn.Module, rank: int, shape: Sequence[int] | None = None) -
 
 def _of_width(shape: Sequence[int] | None, normalized: Sequence[int]) -> str | None:
     """Channels second or last, whichever alone has the width of a layer norm over one axis."""
-    if shape is None or len(normalized) != 1 or (shape[1] == normalized[0]) == (shape[-1] == normalized[0]):
+    if shape is None or (shape[1] == normalized[0]) == (shape[-1] == normalized[0]):
         return None
     return channels_second(len(shape)) if shape[1] == normalized[0] else channels_last(len(shape))
 
@@ -111,7 +113,8 @@ def layout_of_parts(layer: nn.Module, rank: int) -> str | None:
 def fit_mask(mask: Tensor, positions: Iterable[int], *, prefix: int, owner: str) -> Tensor:
     """A mask of a network's input at the positions of one of its layers.
 
-    A mask of fewer axes than the map is of the first ones (time, before height and width). Where a length differs, a
+    A mask of fewer axes than the map is of the first ones (time, before height and width). A map without positions is real
+    where anything of the input is. Where a length differs, a
     position is real if any real position of the input falls into it, as in adaptive max pooling.
 
     Args:
@@ -126,6 +129,10 @@ def fit_mask(mask: Tensor, positions: Iterable[int], *, prefix: int, owner: str)
     there = list(positions)
     if list(mask.shape[1:]) == there:
         return mask
+    if not there and mask.dim() > 1:
+        return mask.flatten(1).any(1)
+    if there and there[0] <= prefix:
+        raise GraftError(f"{owner}: prefix={prefix}, and its map has {there[0]} tokens")
     if mask.dim() - 1 > len(there) or mask.dim() < 2:
         raise GraftError(
             f"{owner}: a mask {tuple(mask.shape)} does not fit a map with positions {tuple(there)}; "

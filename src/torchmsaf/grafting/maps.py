@@ -52,6 +52,8 @@ class Map(NamedTuple):
             layout = stop.layouts.get(value.dim()) or channels_second(value.dim())
         else:
             raise GraftError(f"{stop.where}: expected a tensor (B, C, *positions) to fuse, got {said(value)}")
+        if not value.is_floating_point():
+            raise GraftError(f"{stop.where}: its output is {value.dtype}; a map has floating-point numbers")
         if value.is_nested or value.layout != torch.strided:
             raise GraftError(
                 f"{stop.where}: its output is a nested or sparse tensor, which cannot be fused; an nn.TransformerEncoder "
@@ -76,7 +78,7 @@ class Map(NamedTuple):
         Raises:
             GraftError: the fusion gave something of another shape.
         """
-        if fused is self.features or self.stop.tap.read_only:
+        if (fused is self.features and self.real is None) or self.stop.tap.read_only:
             return self.output
         if not isinstance(fused, Tensor) or fused.shape != self.features.shape:
             raise GraftError(

@@ -19,13 +19,14 @@ from torchmsaf.grafting.describe import Candidate, print_table
 from torchmsaf.grafting.dry_run import call_network, find_layer
 from torchmsaf.grafting.exchange import Exchange, Presence, asked_for
 from torchmsaf.grafting.finetune import Frozen, Rate, parameter_groups
+from torchmsaf.grafting.heads import Concat
 from torchmsaf.grafting.hooks import Board, LayerHook, attach, detach
 from torchmsaf.grafting.interleave import interleave
 from torchmsaf.grafting.meeting import Meetings
 from torchmsaf.grafting.plan import Plan
 from torchmsaf.grafting.players import Player
 from torchmsaf.grafting.replay import call_again, replay
-from torchmsaf.grafting.values import Path, find, logits_path
+from torchmsaf.grafting.values import Path, find, logits_path, said
 from torchmsaf.grafting.weights import check_state, load_tensors, save_tensors
 
 
@@ -105,7 +106,7 @@ class GraftedModel(nn.Module):
         Raises:
             GraftError: unknown or missing names, no input at all, or something that cannot be fused.
         """
-        active = self._check(inputs, masks or {}, present)
+        active = self._check(inputs, {} if masks is None else masks, present)
         presence = Presence(self._names, active, present)
         exchange = Exchange(self._plan, list(self.fusions), self._takes, masks or {}, presence)
         meetings = Meetings([[stop for stop in stops if stop.network in active] for stops in self._plan], exchange.fuse)
@@ -125,12 +126,14 @@ class GraftedModel(nn.Module):
         for name, output in outputs.items():
             owner = f"network {name!r}"
             path = self._outputs[name] if name in self._outputs else logits_path(output, owner)
-            parts[name] = find(output, path, owner)
+            part = find(output, path, owner)
+            if not isinstance(part, Tensor):
+                raise GraftError(f"{owner}: what goes to the head is {said(part)}, and should be a tensor")
+            parts[name] = part
         some = next(iter(parts.values()))
         for name in self._names:
             if name not in parts:
-                shape = self._shapes.get(name, tuple(some.shape))
-                parts[name] = some.new_zeros(()).expand(some.shape[0], *shape[1:])
+                parts[name] = some.new_zeros(()).expand(self._shape_of_missing(name, some))
         ordered = [parts[name] for name in self._names]
         present = presence.of(self._names, some.shape[0], some.device)
         if present is None:
@@ -139,22 +142,41 @@ class GraftedModel(nn.Module):
             raise GraftError(f"{type(head).__name__} as head has no parameter 'present', and a modality is missing")
         return head(ordered, present=present)
 
+    def _shape_of_missing(self, name: str, some: Tensor) -> tuple[int, ...]:
+        """Of the output of a network that does not run: its width on the example, its positions as the others'."""
+        if name not in self._shapes:
+            if isinstance(self.head, Concat):
+                raise GraftError(
+                    f"network {name!r}: the width of its output is read from the example; give graft an example"
+                )
+            return tuple(some.shape)
+        shape = self._shapes[name]
+        return (some.shape[0], *shape[1:2], *(some.shape[2:] if some.dim() == len(shape) else shape[2:]))
+
     def _check(
         self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor | None], present: Tensor | None
     ) -> tuple[str, ...]:
         if not self._hooks:
             raise GraftError("these networks were given back by ungraft(); graft them again")
-        if not isinstance(inputs, Mapping):
-            raise GraftError(f"inputs is a dict by network ({self._said_names()}), got {type(inputs).__name__}")
-        for said, given in (("inputs", inputs), ("masks", masks)):
+        for argument, given in (("inputs", inputs), ("masks", masks)):
+            if not isinstance(given, Mapping):
+                raise GraftError(f"{argument} is a dict by network ({self._said_names()}), got {type(given).__name__}")
             if unknown := [name for name in given if name not in self._names]:
-                raise GraftError(f"{said}: no network {unknown[0]!r}; there are: {self._said_names()}")
+                raise GraftError(f"{argument}: no network {unknown[0]!r}; there are: {self._said_names()}")
         if missing := [name for name in self._names if name not in inputs]:
             raise GraftError(f"inputs: nothing for network {missing[0]!r}; a modality that is missing is None")
         active = tuple(name for name in self._names if inputs[name] is not None)
         if not active:
             raise GraftError("inputs: every modality is None; at least one network has to run")
+        for name, mask in masks.items():
+            if mask is not None and (not isinstance(mask, Tensor) or mask.dtype != torch.bool):
+                kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+                raise GraftError(
+                    f"masks: of network {name!r}, expected booleans (B, *positions), True = real, got {kind}"
+                )
         if present is not None:
+            if not isinstance(present, Tensor):
+                raise GraftError(f"present: expected booleans (B, {len(self._names)}), got {type(present).__name__}")
             check_flags(present, present.shape[0] if present.dim() else 0, len(self._names))
         return active
 

@@ -172,14 +172,15 @@ def rehearse(plan: Plan, networks: Mapping[str, nn.Module], sights: Mapping[str,
     try:
         perform(players, meetings, ended=lambda player: None)
     except GraftError as error:
+        waiting = [(player, player.arrival.stop) for player in players if player.arrival is not None]
+        if len(waiting) < 2:
+            raise
         to_come = [
-            f"{player.network!r} waits at point {player.arrival.stop.point} (layer {player.arrival.stop.tap.layer!r})"
+            f"{player.network!r} waits at point {stop.point} (layer {stop.tap.layer!r})"
             + "".join(f", then comes to point {a.stop.point} (layer {a.stop.tap.layer!r})" for a in player.arrivals)
-            for player in players
-            if player.arrival is not None
+            for player, stop in waiting
         ]
         raise GraftError(
-            "these points cannot be met in any order, the networks would wait for each other: "
-            + ("; ".join(to_come) or str(error))
+            "these points cannot be met in any order, the networks would wait for each other: " + "; ".join(to_come)
         ) from error
     return met

@@ -51,6 +51,11 @@ class Tap:
             check_layout(self.layout, f"layer {self.layer!r}")
         if self.call not in (None, "each", "first", "last"):
             raise GraftError(f"layer {self.layer!r}: call is 'each', 'first' or 'last', got {self.call!r}")
+        path = self.element if isinstance(self.element, tuple) else (self.element,)
+        if self.element is not None and not (path and all(type(step) in (int, str) for step in path)):
+            raise GraftError(
+                f"layer {self.layer!r}: element is an index, a key, or a tuple of them, got {self.element!r}"
+            )
         if isinstance(self.prefix, bool) or not isinstance(self.prefix, int) or self.prefix < 0:
             raise GraftError(f"layer {self.layer!r}: prefix is a number of tokens, got {self.prefix!r}")
         if self.optional and self.call is not None:
@@ -83,6 +88,8 @@ class FusionPoint:
         self.taps: dict[str, tuple[Tap, ...]] = {name: _taps(name, said) for name, said in taps.items()}
         if not isinstance(fusion, str) and not callable(fusion):
             raise GraftError(f"a fusion is a method's name, a module or a callable, got {type(fusion).__name__}")
+        if isinstance(fusion, type):
+            raise GraftError(f"a fusion is built before it is given: {fusion.__name__}(...), or its name with options")
         if options and not isinstance(fusion, str):
             raise GraftError(f"options {', '.join(options)} are for a method given by name; build them into the module")
         self.fusion = fusion

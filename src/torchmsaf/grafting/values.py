@@ -65,7 +65,7 @@ def logits_path(output: Any, owner: str) -> Path:
                 return (key,)
     elif isinstance(getattr(output, "logits", None), Tensor):
         return ("logits",)
-    elif isinstance(output, tuple | list) and output and isinstance(output[0], Tensor):
+    elif isinstance(output, tuple | list) and output and isinstance(output[0], Tensor) and not _packed(output):
         return (0,)
     raise GraftError(
         f"{owner}: which part of its output ({said(output)}) is for the head? Say it with outputs={{name: key}}, "
@@ -81,6 +81,8 @@ def find(output: Any, path: Path, owner: str) -> Any:
     """
     for step in path:
         try:
+            if isinstance(output, Tensor):
+                raise TypeError("a tensor has no parts")
             step = _key(output, step)
             output = (
                 getattr(output, step) if isinstance(step, str) and not isinstance(output, Mapping) else output[step]
@@ -111,7 +113,8 @@ def put(output: Any, path: Path, part: Any) -> Any:
     step, rest = _key(output, path[0]), path[1:]
     if isinstance(step, str) and not isinstance(output, Mapping):
         changed = copy.copy(output)
-        setattr(changed, step, put(getattr(output, step), rest, part))
+        # also of a frozen dataclass, whose copy is nobody else's yet
+        object.__setattr__(changed, step, put(getattr(output, step), rest, part))
         return changed
     inner = put(output[step], rest, part)
     if isinstance(output, tuple):
@@ -146,11 +149,15 @@ def said(output: Any) -> str:
 def _key(output: Any, step: int | str) -> Any:
     """A step as the output itself counts: the key of an index in a mapping, the index of a field in a tuple."""
     if isinstance(output, Mapping):
-        return list(output)[step] if isinstance(step, int) else step
-    if isinstance(output, tuple):
+        return list(output)[step] if isinstance(step, int) and step not in output else step
+    if isinstance(output, tuple | list):
         index = output._fields.index(step) if isinstance(step, str) and hasattr(output, "_fields") else step
-        return index + len(output) if isinstance(index, int) and index < 0 else index
+        return range(len(output))[index] if isinstance(index, int) else index
     return step
+
+
+def _packed(output: object) -> bool:
+    return isinstance(output, PackedSequence)
 
 
 def _has_tensor(part: Any) -> bool:
