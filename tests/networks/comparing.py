@@ -22,7 +22,7 @@ Gradients = dict[str, Tensor | None]
 # ---- grafts
 
 
-def identity(maps: Sequence[Tensor], masks: object = None) -> Sequence[Tensor]:
+def identity(maps: Sequence[Tensor]) -> Sequence[Tensor]:
     """The fusion that does nothing."""
     return maps
 

@@ -56,7 +56,9 @@ class Exchange:
         ]
         masks = [None if one is None else one.mask(self.masks.get(one.stop.network)) for one in maps]
         asked: dict[str, Any] = {}
-        if any(mask is not None for mask in masks):
+        given = any(self.masks.get(stop.network) is not None for stop in stops)
+        # a packed sequence brings a mask of its own, for the fusions that take one
+        if given or ("masks" in self.takes[point] and any(mask is not None for mask in masks)):
             asked["masks"] = masks
         present = self.presence.of([stop.network for stop in stops], batch, some.device)
         if len(arrivals) < len(stops) and any(
@@ -78,6 +80,9 @@ class Exchange:
         except FusionInputError as error:
             order = "; ".join(f"modality {stop.slot} is {stop.where}" for stop in stops)
             raise GraftError(f"point {point}: {error} ({order})") from error
+        except Exception as error:
+            error.add_note(f"(in the fusion of point {point} of a grafted model)")
+            raise
         if not isinstance(fused, tuple | list) or len(fused) != len(stops):
             raise GraftError(
                 f"point {point}: {_name(fusion)} gave {said(fused)}; expected a list of {len(stops)} maps, one a tap"

@@ -66,7 +66,7 @@ def export_program(
     shapes = _dynamic(arguments) if dynamic_batch else None
     given = arguments.pop("inputs")
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _quiet():
             traced = torch.export.export(model, (given,), arguments, dynamic_shapes=shapes, strict=False)
             program: ExportedProgram = traced.run_decompositions({})
     except GraftError:

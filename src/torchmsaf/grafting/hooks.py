@@ -59,7 +59,7 @@ class LayerHook:
         for stop in stops:
             output = player.hand_over(Arrival(stop, call, output))
         if self.board.traced is None:
-            keep(self.board.key, self.number, stops, output)
+            keep(self.board.key, self.number, stops, output, player.outside)
         return output
 
     def missed(self, player: Player) -> list[Stop]:

@@ -18,7 +18,15 @@ from torchmsaf.grafting.checkpoints import refuse_reentrant
 from torchmsaf.grafting.meeting import Meetings, perform
 from torchmsaf.grafting.players import Arrival, Player, Stop, Turn
 from torchmsaf.grafting.promises import Promise
-from torchmsaf.grafting.thread_state import ThreadState, put_hooks, take_hooks_down_to
+from torchmsaf.grafting.thread_state import (
+    Modes,
+    Packing,
+    ThreadState,
+    put_hooks,
+    put_modes,
+    take_hooks_down_to,
+    take_modes_down_to,
+)
 from torchmsaf.grafting.values import find, put, said
 
 
@@ -28,6 +36,7 @@ class _Turns(Player):
     def __init__(self, network: str, key: str, run: Callable[[], Any], hub: ThreadState) -> None:
         super().__init__(network)
         self.hub = hub
+        self.outside = hub.packing
         self.turn = Turn(run)
         self.turn.key = key
         self.hub_turn = getcurrent()
@@ -64,15 +73,17 @@ class _Turns(Player):
             self.passed.append(arrival)
             return self._promise(arrival)
         here = ThreadState.now()
-        same = here == self.hub
-        taken = [] if same else self._leave(here, arrival)
-        self.arrival = arrival
-        self.waits = getcurrent()
-        answer = self.hub_turn.switch()
-        if not same:
-            here.switch_on()
-            put_hooks(taken)
-        return answer
+        if here != self.hub:
+            hooks, modes = self._leave(here, arrival)
+        try:
+            self.arrival = arrival
+            self.waits = getcurrent()
+            return self.hub_turn.switch()
+        finally:  # when it is stopped too, so that its own blocks take off what they put on
+            if here != self.hub:
+                here.switch_on()
+                put_hooks(hooks)
+                put_modes(modes)
 
     def _promise(self, arrival: Arrival) -> Any:
         stop = arrival.stop
@@ -95,7 +106,7 @@ class _Turns(Player):
         assert stop.path is not None
         self.promises.pop((stop.point, stop.slot)).kept = find(answer, stop.path, stop.where)
 
-    def _leave(self, here: ThreadState, arrival: Arrival) -> list[Any]:
+    def _leave(self, here: ThreadState, arrival: Arrival) -> tuple[list[Packing], Modes]:
         where = arrival.stop.where
         if here.inference != self.hub.inference:
             raise GraftError(
@@ -104,9 +115,10 @@ class _Turns(Player):
             )
         if self.hub.gradients and not here.gradients:
             refuse_reentrant(where)
-        taken = take_hooks_down_to(self.hub.packing)
+        modes = take_modes_down_to(self.hub)
+        hooks = take_hooks_down_to(self.hub.packing)
         self.hub.switch_on()
-        return taken
+        return hooks, modes
 
     def stop(self) -> None:
         """End a network that waits, as if its layer had raised: its ``with`` and ``finally`` blocks run."""
@@ -132,9 +144,13 @@ def interleave(
     players = [_Turns(name, key, run, state) for name, run in runs.items()]
     try:
         return perform(players, meetings, ended)
-    except BaseException:
+    except BaseException as error:
         for player in players:
-            player.stop()
+            try:
+                player.stop()
+            except BaseException as other:
+                error.add_note(f"(and network {player.network!r}, which was ended for it: {other!r})")
+        take_modes_down_to(state)
         take_hooks_down_to(state.packing)
         state.switch_on()
         raise

@@ -10,6 +10,7 @@ from greenlet import getcurrent, greenlet
 
 from torchmsaf.errors import GraftError
 from torchmsaf.grafting.points import Tap
+from torchmsaf.grafting.thread_state import Packing
 from torchmsaf.grafting.values import Path, element_path, with_own
 
 
@@ -89,6 +90,7 @@ class Player:
         calls: how often each hook's layer has run.
         passed: stops that it went on from at once, not yet told to the others.
         arrival: where it waits.
+        outside: hooks of saved tensors that stand around the whole model.
     """
 
     def __init__(self, network: str) -> None:
@@ -96,6 +98,7 @@ class Player:
         self.calls: dict[int, int] = {}
         self.passed: list[Arrival] = []
         self.arrival: Arrival | None = None
+        self.outside: Packing | None = None
 
     def go_on(self, answer: Any) -> Any:
         """Run until the next stop, where ``arrival`` says which, or to the end; what the network gave, at the end."""

@@ -1,4 +1,4 @@
-"""What a network has switched on in its thread: gradients, autocast, hooks of saved tensors.
+"""What a network has switched on in its thread: gradients, autocast, hooks of saved tensors, modes.
 
 Networks that take turns in one thread share these switches. Each gets its own back when it goes on, and the fusion
 works under those of the grafted model.
@@ -10,8 +10,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from torch.overrides import _pop_mode as pop_function_mode
+from torch.overrides import _push_mode as push_function_mode
+from torch.utils._python_dispatch import _pop_mode as pop_dispatch_mode
+from torch.utils._python_dispatch import _push_mode as push_dispatch_mode
 
 Packing = tuple[Callable[..., Any], Callable[..., Any]]
+# of functions and of operations, innermost first
+Modes = tuple[list[Any], list[Any]]
 
 
 def _devices() -> tuple[str, ...]:
@@ -27,6 +33,8 @@ class ThreadState(NamedTuple):
     autocast: tuple[tuple[str, bool, torch.dtype], ...]
     cache: bool
     packing: Packing | None
+    function_modes: int
+    dispatch_modes: int
 
     @classmethod
     def now(cls) -> ThreadState:
@@ -37,6 +45,8 @@ class ThreadState(NamedTuple):
             tuple([(d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in _DEVICES]),
             torch.is_autocast_cache_enabled(),
             saved_tensor_hooks(),
+            torch._C._len_torch_function_stack(),
+            torch._C._len_torch_dispatch_stack(),
         )
 
     def switch_on(self) -> None:
@@ -69,3 +79,18 @@ def put_hooks(taken: list[Packing]) -> None:
     """Put hooks back that :func:`take_hooks_down_to` took."""
     for pack, unpack in reversed(taken):
         torch._C._autograd._push_saved_tensors_default_hooks(pack, unpack)
+
+
+def take_modes_down_to(outer: ThreadState) -> Modes:
+    """Take modes of functions and of operations inside of ``outer`` off, innermost first."""
+    dispatch = [pop_dispatch_mode() for _ in range(torch._C._len_torch_dispatch_stack() - outer.dispatch_modes)]
+    function = [pop_function_mode() for _ in range(torch._C._len_torch_function_stack() - outer.function_modes)]
+    return function, dispatch
+
+
+def put_modes(taken: Modes) -> None:
+    """Put modes back that :func:`take_modes_down_to` took."""
+    for mode in reversed(taken[0]):
+        push_function_mode(mode)
+    for mode in reversed(taken[1]):
+        push_dispatch_mode(mode)
