@@ -441,6 +441,23 @@ def test_compiled_whole_with_dynamic_batch_and_positions(case):
 
 @pytest.mark.slow
 @needs_compiler
+def test_compiled_gradients_with_many_blocks_are_those_of_eager():
+    """The compiler's own code for a softmax that is split afterwards has wrong gradients, from seven blocks on."""
+    module = randomize(MSAF((6, 8), block_channels=2, reduction=1)).eval()
+    features = [torch.randn(4, 6, 5, requires_grad=True), torch.randn(4, 8, 7, requires_grad=True)]
+
+    def gradients(call):
+        outputs = call(features)
+        return torch.autograd.grad(sum(y.sin().sum() for y in outputs), [*features, *module.parameters()])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the compiler's own imports
+        found = gradients(torch.compile(module))
+    torch.testing.assert_close(found, gradients(module), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@needs_compiler
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_twice_for_other_sizes_does_not_grow():
     torch._dynamo.reset()

@@ -42,8 +42,8 @@ def block_attention(logits: Tensor, alive: Tensor | None) -> Tensor:
         ``(..., N, C)``, sums to 1 over N, or to 0 where no block takes part.
     """
     if alive is None:
-        return torch.softmax(logits, dim=-2)
-    attention = torch.softmax(logits + _bar(alive, logits), dim=-2)
+        return _softmax(logits)
+    attention = _softmax(logits + _bar(alive, logits))
     return attention * alive  # where no block takes part, the softmax is even
 
 
@@ -62,6 +62,15 @@ def relative_attention(logits: Tensor, alive: Tensor | None) -> Tensor:
     # a tensor: a Python number over a tensor is its reciprocal times the number, which rounds twice
     number = logits.new_full((), logits.shape[-2]) if alive is None else alive.sum(-2, keepdim=True)
     return powers * (number / powers.sum(-2, keepdim=True))
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Softmax over the blocks."""
+    if not torch.compiler.is_compiling():
+        return torch.softmax(logits, dim=-2)
+    # torch.compile (2.13 and 2.15, CPU) gives wrong gradients for a softmax that is split afterwards
+    powers = torch.exp(logits - logits.detach().amax(-2, keepdim=True))
+    return powers / powers.sum(-2, keepdim=True)
 
 
 def _bar(alive: Tensor, logits: Tensor) -> Tensor:
