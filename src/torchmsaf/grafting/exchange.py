@@ -110,7 +110,7 @@ class Presence:
             len(self.active) == len(self.networks) or all(name in self.active for name in names)
         ):
             return None
-        if self.flags is not None and len(self.flags) != batch:
+        if self.flags is not None and self.flags.shape[0] != batch:
             raise GraftError(
                 f"present: expected (B, M) = {(batch, len(self.networks))}, the samples that the networks gave, got "
                 f"{tuple(self.flags.shape)}"

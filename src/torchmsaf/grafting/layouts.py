@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -142,8 +143,15 @@ def fit_mask(mask: Tensor, positions: Iterable[int], *, prefix: int, owner: str)
     fitted = mask
     for axis in range(1, mask.dim()):
         if fitted.shape[axis] != inner[axis - 1]:
-            moved = fitted.movedim(axis, -1)
-            pooled = F.adaptive_max_pool1d(moved.reshape(1, -1, moved.shape[-1]).float(), int(inner[axis - 1])) > 0
-            fitted = pooled.reshape(*moved.shape[:-1], -1).movedim(-1, axis)
+            fitted = _any_within(fitted, axis, inner[axis - 1])
     fitted = fitted.reshape(*fitted.shape, *[1] * (len(there) + 1 - mask.dim())).expand(-1, *inner)
     return F.pad(fitted, [0, 0] * (len(there) - 1) + [prefix, 0], value=True) if prefix else fitted
+
+
+def _any_within(mask: Tensor, axis: int, length: int) -> Tensor:
+    """Another length of an axis: position i is of ``[floor(i T / length), ceil((i + 1) T / length))`` of the T there are."""
+    there = mask.shape[axis]
+    steps = torch.arange(length + 1, device=mask.device) * there
+    before = F.pad(mask.movedim(axis, -1).long().cumsum(-1), (1, 0))
+    starts, ends = steps[:-1] // length, -(-steps[1:] // length)
+    return (before.index_select(-1, ends) > before.index_select(-1, starts)).movedim(-1, axis)

@@ -187,7 +187,12 @@ class GraftedModel(nn.Module):
         """Whether a tracer looks on, which cannot see networks take turns; in training they have to all the same."""
         if not (torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None):
             return False
-        return not any(layer.training for layer in self.networks.modules())
+        if not any(layer.training for layer in self.networks.modules()):
+            return True
+        exporting = getattr(torch.compiler, "is_exporting", None)  # torch 2.7 and later
+        if torch._C._get_tracing_state() is not None or (exporting is not None and exporting()):
+            raise GraftError("a grafted model is exported or traced in evaluation mode alone; call model.eval() before")
+        return False
 
     def _check_met(self, player: Player) -> None:
         for hook in self._hooks:
