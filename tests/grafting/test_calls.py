@@ -168,7 +168,7 @@ def test_loops_of_different_lengths_are_an_error_at_run_time_that_names_both() -
     """Lengths that were the same on the example and are not in a batch."""
     model = each(Recurrent(), Recurrent(), {"a": steps(3), "b": steps(3)})
     words = (
-        r"waiting for network 'b', layer 'cell', which did not come; there: network 'a', layer 'cell'.*number of times"
+        r"waiting for network 'b', layer 'cell', which did not come; there: network 'a', layer 'cell'.*equally often"
     )
     with pytest.raises(GraftError, match=words):
         model({"a": steps(3), "b": steps(2)})

@@ -157,7 +157,7 @@ GRAFT: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "layer by its class": (lambda: {"points": [point(b="Conv1")]}, r"network 'b' .*no layer 'Conv1'; did you mean 'conv1'"),
     "layer without its block": (lambda: {"points": [point(b="blocks.0")]}, r"did you mean 'block\.0'"),
     "layer of nothing": (
-        lambda: {"points": [point(b="zzz")]}, r"network 'b' .*no layer 'zzz'; Its outermost layers: conv1.*describe\(",
+        lambda: {"points": [point(b="zzz")]}, r"network 'b' .*no layer 'zzz'; its outermost layers: conv1.*describe\(",
     ),
     "layer that did not run": (
         lambda: {"points": [point(b="unused")]}, r"network 'b', layer 'unused': it did not run on the example",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -84,7 +85,8 @@ def create_fusion(name: str, /, **arguments: Any) -> nn.Module:
         raise FusionInputError(said if said.startswith(f"{name}: ") else f"{name}: {said}") from error
     except TypeError as error:
         first = str(error).partition("\n")[0]  # torch adds a stack of addresses
-        raise FusionInputError(f"{name}: {first.split('__init__() ')[-1]}") from error
+        options = ", ".join(inspect.signature(method.build).parameters)
+        raise FusionInputError(f"{name}: {first.split('__init__() ')[-1]}; its arguments are: {options}") from error
 
 
 def list_fusions() -> list[Method]:

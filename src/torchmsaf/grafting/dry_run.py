@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.rnn import PackedSequence
 
 from torchmsaf.errors import GraftError
-from torchmsaf.grafting.layouts import layout_of
+from torchmsaf.grafting.layouts import knows_batch, layout_of
 from torchmsaf.grafting.values import Path, default_path, find, normal_path, said, tensors
 from torchmsaf.ops.modes import evaluating
 
@@ -30,6 +30,7 @@ class Seen:
         kind: its class.
         shapes: of all tensors that it gave, by where they stand; a packed sequence as ``(B, T, C)``.
         layouts: of these, where known.
+        sure: those whose layout the layer's own class says, and not another layer that gave the same shape.
         default: which of them is fused where nothing is said; None = it gave no tensor.
         output: what it gave, in words.
         elements: where the elements that were asked for stand.
@@ -39,6 +40,7 @@ class Seen:
     kind: str
     shapes: Mapping[Path, Shape]
     layouts: Mapping[Path, str]
+    sure: frozenset[Path]
     default: Path | None
     output: str
     elements: Mapping[Path, Path]
@@ -91,6 +93,7 @@ def observe(
         nonlocal count
         shapes: dict[Path, Shape] = {}
         layouts: dict[Path, str] = {}
+        sure = set()
         found = list(tensors(output))
         default = default_path(output, name) if found else None
         for path, tensor in found:
@@ -99,6 +102,8 @@ def observe(
             layout = _own_layout(layer, path, default, tensor, shape, known)
             if layout is not None:
                 known.append((shape, layout))
+                if knows_batch(layer) or isinstance(tensor, PackedSequence):
+                    sure.add(path)
             else:  # the last layer before that gave this shape
                 layout = next((one for there, one in reversed(known) if there == shape), None)
             if layout is None:
@@ -110,7 +115,7 @@ def observe(
             part = find(output, path, f"network {name!r}")
             if path not in shapes and isinstance(part, Tensor | PackedSequence):  # in an object of some class
                 shapes[path] = _shape(part)
-        seen = Seen(count, type(layer).__name__, shapes, layouts, default, said(output), elements)
+        seen = Seen(count, type(layer).__name__, shapes, layouts, frozenset(sure), default, said(output), elements)
         calls.setdefault(layer, []).append(seen)
         count += 1
 
@@ -194,11 +199,11 @@ def find_layer(name: str, network: nn.Module, layer: str) -> nn.Module:
     close = difflib.get_close_matches(layer, names, n=3, cutoff=0.5)
     ends = [other for other in names if other.split(".")[-1] == layer.split(".")[-1] and other not in close]
     near = [*close, *ends][:3]
-    hint = f"did you mean {', '.join(map(repr, near))}? " if near else ""
+    hint = f"did you mean {', '.join(map(repr, near))}? Its" if near else "its"
     top = ", ".join(other for other in names if "." not in other)
     raise GraftError(
-        f"network {name!r} ({type(network).__name__}) has no layer {layer!r}; {hint}"
-        f"Its outermost layers: {top or 'none'}; describe(networks, example) lists all that run"
+        f"network {name!r} ({type(network).__name__}) has no layer {layer!r}; {hint} "
+        f"outermost layers: {top or 'none'}; describe(networks, example) lists all that run"
     )
 
 

@@ -104,6 +104,21 @@ class Presence:
     active: Sequence[str]
     flags: Tensor | None
 
+    def blank(self, name: str, value: Any) -> Any:
+        """A network's input with zeros in the place of absent samples: of NaN, the network's gradients would be NaN."""
+        if self.flags is None:
+            return value
+        if isinstance(value, Mapping):
+            return {key: self.blank(name, part) for key, part in value.items()}
+        if isinstance(value, tuple) and not hasattr(value, "_fields"):
+            return tuple(self.blank(name, part) for part in value)
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() == 0:
+            return value
+        if value.shape[0] != self.flags.shape[0]:
+            return value
+        flags = self.flags[:, list(self.networks).index(name)].to(value.device)
+        return torch.where(flags.view(-1, *[1] * (value.dim() - 1)), value, 0)
+
     def of(self, names: Sequence[str], batch: int, device: torch.device) -> Tensor | None:
         """``(B, len(names))`` booleans; None where all are there."""
         if self.flags is None and (

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from torchmsaf.errors import GraftError
 from torchmsaf.grafting.checkpoints import keep, recomputed
 from torchmsaf.grafting.players import Arrival, Player, Stop, playing
 
@@ -62,17 +63,25 @@ class LayerHook:
             keep(self.board.key, self.number, stops, output, player.outside)
         return output
 
-    def missed(self, player: Player) -> list[Stop]:
-        """The stops that a network which has ended did not make, or not as often as it was said."""
-        stops = self.stops.get(player.network)
-        if not stops:
-            return []
-        ran = player.calls.get(self.number, 0)
-        return [
-            stop
-            for stop in stops
-            if (ran == 0 and not stop.tap.optional) or (stop.tap.call == "last" and ran != stop.calls)
-        ]
+    def check_met(self, player: Player) -> None:
+        """That a network which has ended ran the layer, and as often as was said.
+
+        Raises:
+            GraftError: it did not.
+        """
+        for stop in self.stops.get(player.network, ()):
+            ran = player.calls.get(self.number, 0)
+            if ran == 0 and not stop.tap.optional:
+                raise GraftError(
+                    f"{stop.where}: it did not run in this forward pass. The network may never call it, as an "
+                    "nn.ModuleList; or it drops layers at random in training: let it not, or say "
+                    f"Tap({stop.tap.layer!r}, optional=True)"
+                )
+            if stop.tap.call == "last" and ran != stop.calls:
+                raise GraftError(
+                    f"{stop.where}: it ran {ran} times, and {stop.calls} times on the example, from which call='last' is "
+                    "known"
+                )
 
 
 class _HookedForward:

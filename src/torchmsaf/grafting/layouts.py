@@ -98,6 +98,11 @@ def layout_of(layer: nn.Module, rank: int, shape: Sequence[int] | None = None) -
     return None
 
 
+def knows_batch(layer: nn.Module) -> bool:
+    """Whether a layer's class says which axis is the batch; a linear layer's says only which one is the channels."""
+    return isinstance(layer, (*_SECOND, *_SEQUENCES, *_TRANSFORMERS))
+
+
 def _of_width(shape: Sequence[int] | None, normalized: Sequence[int]) -> str | None:
     """Channels second or last, whichever alone has the width of a layer norm over one axis."""
     if shape is None or (shape[1] == normalized[0]) == (shape[-1] == normalized[0]):
@@ -135,8 +140,9 @@ def fit_mask(mask: Tensor, positions: Iterable[int], *, prefix: int, owner: str)
     if there and there[0] <= prefix:
         raise GraftError(f"{owner}: prefix={prefix}, and its map has {there[0]} tokens")
     if mask.dim() - 1 > len(there) or mask.dim() < 2:
+        counted = f", the first {prefix} of them its prefix" if prefix else ""
         raise GraftError(
-            f"{owner}: a mask {tuple(mask.shape)} does not fit a map with positions {tuple(there)}; "
+            f"{owner}: a mask {tuple(mask.shape)} does not fit a map with positions {tuple(there)}{counted}; "
             "a mask is (B, *positions), and may leave out the last positions"
         )
     inner = [length - (prefix if axis == 0 else 0) for axis, length in enumerate(there)]

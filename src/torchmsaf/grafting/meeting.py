@@ -90,8 +90,8 @@ class Meetings:
                 waiting = "; ".join(arrival.stop.where for arrival in here.values())
                 raise GraftError(
                     f"point {point}: waiting for {self._missing(point)}, which did not come; there: {waiting}. "
-                    "The networks meet the points in another order, or a layer runs another number of times, than was "
-                    "seen on the example"
+                    "The networks of a point come to it equally often, in an order that all can keep; describe shows how "
+                    "often each layer runs"
                 )
 
     def _missing(self, point: int) -> str:

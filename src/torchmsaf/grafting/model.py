@@ -113,7 +113,7 @@ class GraftedModel(nn.Module):
         networks = self.networks  # an attribute of a module is slow to find
         replays = self._replays()
         call = call_again if replays else call_network
-        runs = {name: partial(call, networks[name], inputs[name]) for name in active}
+        runs = {name: partial(call, networks[name], presence.blank(name, inputs[name])) for name in active}
         if replays:
             outputs = replay(runs, self._board, meetings, self._check_met)
         else:
@@ -172,7 +172,7 @@ class GraftedModel(nn.Module):
             if mask is not None and (not isinstance(mask, Tensor) or mask.dtype != torch.bool):
                 kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
                 raise GraftError(
-                    f"masks: of network {name!r}, expected booleans (B, *positions), True = real, got {kind}"
+                    f"masks: of network {name!r}, expected booleans (B, *positions), True = real, got {kind}; use .bool()"
                 )
         if present is not None:
             if not isinstance(present, Tensor):
@@ -196,14 +196,7 @@ class GraftedModel(nn.Module):
 
     def _check_met(self, player: Player) -> None:
         for hook in self._hooks:
-            for stop in hook.missed(player):
-                raise GraftError(
-                    f"{stop.where}: it did not run in this forward pass; if the network drops layers at random in training, "
-                    f"let it not, or say so with Tap({stop.tap.layer!r}, optional=True)"
-                    if hook.number not in player.calls
-                    else f"{stop.where}: it ran {player.calls[hook.number]} times, and {stop.calls} times on the example, "
-                    "from which call='last' is counted"
-                )
+            hook.check_met(player)
 
     def _attach(self) -> list[LayerHook]:
         hooks: dict[nn.Module, LayerHook] = {}
@@ -340,7 +333,8 @@ class GraftedModel(nn.Module):
         return tuple(names) or tuple(self.networks)
 
     def ungraft(self) -> dict[str, nn.Module]:
-        """Take all hooks off and give the networks back as they came. The grafted model cannot run any more."""
+        """Take all hooks off and give the networks back as they came, not frozen. The model cannot run any more."""
+        self.unfreeze()
         detach(self.networks.modules(), self._board.key)
         self._hooks = []
         return {name: self.networks[name] for name in self.networks}

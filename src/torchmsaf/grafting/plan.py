@@ -86,6 +86,11 @@ def _seen(stop: Stop, layer: nn.Module, sight: Sight) -> Stop:
         raise GraftError(
             f"{stop.where}: its output is {shape}, {len(shape)} axes, and layout {layout!r} says {len(layout)}"
         )
+    if stop.tap.layout is None and path not in call.sure and layout in ("BTC", "TBC") and shape[0] == shape[1]:
+        raise GraftError(
+            f"{stop.where}: its output is {shape}, and whether samples or steps come first cannot be told from it; give an "
+            f"example with another number of samples, or say Tap({stop.tap.layer!r}, layout='BTC') or 'TBC'"
+        )
     width = shape[layout.index("C")]
     return replace(
         stop, path=path, layouts={len(shape): layout}, calls=len(calls), order=call.order, width=width, shape=shape
