@@ -45,16 +45,11 @@ class _Turns(Player):
         # a grafted model inside of this network waits in a greenlet further in
         self.waits: greenlet = self.turn
         self.promises: dict[tuple[int, int], Promise] = {}
-        self.started = False
 
-    def go_on(self, answer: Any) -> Any:
+    def go_on(self) -> Any:
         """Switch into the network."""
         try:
-            if self.started:
-                result = self.waits.switch(answer)
-            else:
-                self.started = True
-                result = self.turn.switch()
+            result = self.waits.switch()
         except TorchmsafError:
             raise
         except Exception as error:
@@ -78,12 +73,14 @@ class _Turns(Player):
         try:
             self.arrival = arrival
             self.waits = getcurrent()
-            return self.hub_turn.switch()
+            self.hub_turn.switch()
         finally:  # when it is stopped too, so that its own blocks take off what they put on
             if here != self.hub:
                 here.switch_on()
                 put_hooks(hooks)
                 put_modes(modes)
+        answer, self.answer = self.answer, None
+        return answer
 
     def _promise(self, arrival: Arrival) -> Any:
         stop = arrival.stop

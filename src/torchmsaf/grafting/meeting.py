@@ -115,24 +115,33 @@ def perform(players: Sequence[Player], meetings: Meetings, ended: Callable[[Play
     """
     by_name = {player.network: player for player in players}
     outputs: dict[str, Any] = dict.fromkeys(by_name)
-    ready: list[tuple[Player, Any]] = [(player, None) for player in players]
+    ready = list(players)
     while ready:
-        player, answer = ready.pop(0)
-        player.arrival = None  # set by go_on
-        result = player.go_on(answer)
-        arrivals, player.passed = player.passed, []
-        answers = [one for arrival in arrivals for one in meetings.arrive(arrival)]
-        stopped: Arrival | None = player.arrival
-        if stopped is None:
+        player = ready.pop(0)
+        result = player.go_on()
+        if player.arrival is None:
             ended(player)
             outputs[player.network] = result
-            answers += meetings.leave(player.network)
-        else:
-            answers += meetings.arrive(stopped)
-        for stop, fused in answers:
-            if stop.promised:
-                by_name[stop.network].keep_promise(stop, fused)
-            else:
-                ready.append((by_name[stop.network], fused))
+        ready += _settle(player, meetings, by_name)
     meetings.check_nobody_waits()
     return outputs
+
+
+def _settle(player: Player, meetings: Meetings, by_name: Mapping[str, Player]) -> list[Player]:
+    """Tell of a network's arrivals, or its end, and hand out the answers; who can go on.
+
+    No map is kept here: what a network is done with while the others run, it frees as it would alone.
+    """
+    arrivals, player.passed = player.passed, []
+    stopped, player.arrival = player.arrival, None
+    answers = [one for arrival in arrivals for one in meetings.arrive(arrival)]
+    answers += meetings.leave(player.network) if stopped is None else meetings.arrive(stopped)
+    ready = []
+    for stop, fused in answers:
+        other = by_name[stop.network]
+        if stop.promised:
+            other.keep_promise(stop, fused)
+        else:
+            other.answer = fused
+            ready.append(other)
+    return ready

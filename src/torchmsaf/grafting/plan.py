@@ -138,12 +138,15 @@ class _Rehearsal(Player):
     def __init__(self, network: str, arrivals: list[Arrival]) -> None:
         super().__init__(network)
         self.arrivals = arrivals
+        self.waits_at: Stop | None = None
 
-    def go_on(self, answer: Any) -> Any:
+    def go_on(self) -> Any:
+        self.waits_at = None
         while self.arrivals:
             arrival = self.arrivals.pop(0)
             if not arrival.stop.tap.read_only and not arrival.stop.promised:
                 self.arrival = arrival
+                self.waits_at = arrival.stop
                 return
             self.passed.append(arrival)
 
@@ -177,7 +180,7 @@ def rehearse(plan: Plan, networks: Mapping[str, nn.Module], sights: Mapping[str,
     try:
         perform(players, meetings, ended=lambda player: None)
     except GraftError as error:
-        waiting = [(player, player.arrival.stop) for player in players if player.arrival is not None]
+        waiting = [(player, player.waits_at) for player in players if player.waits_at is not None]
         if len(waiting) < 2:
             raise
         to_come = [

@@ -88,6 +88,7 @@ class Player:
     Attributes:
         network: its name.
         calls: how often each hook's layer has run.
+        answer: what it goes on with; it takes it away.
         passed: stops that it went on from at once, not yet told to the others.
         arrival: where it waits.
         outside: hooks of saved tensors that stand around the whole model.
@@ -96,12 +97,13 @@ class Player:
     def __init__(self, network: str) -> None:
         self.network = network
         self.calls: dict[int, int] = {}
+        self.answer: Any = None
         self.passed: list[Arrival] = []
         self.arrival: Arrival | None = None
         self.outside: Packing | None = None
 
-    def go_on(self, answer: Any) -> Any:
-        """Run until the next stop, where ``arrival`` says which, or to the end; what the network gave, at the end."""
+    def go_on(self) -> Any:
+        """Run with the answer to the next stop, where ``arrival`` says which, or to the end; what it gave, at the end."""
         raise NotImplementedError
 
     def keep_promise(self, stop: Stop, answer: Any) -> None:
