@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, UserDict, namedtuple
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence
 
+from tests.grafting.model_output import ModelOutput
 from torchmsaf.errors import GraftError
 from torchmsaf.grafting import FusionPoint, Tap, graft
 
@@ -37,26 +38,6 @@ class Giving(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         return self.wrap(self.conv(x))
-
-
-class ModelOutput(OrderedDict):
-    """As transformers' class of that name: keys are attributes, and copies are made of the fields."""
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            if getattr(self, field.name) is not None:
-                self[field.name] = getattr(self, field.name)
-
-    def __getitem__(self, key: Any) -> Any:
-        return dict(self.items())[key] if isinstance(key, str) else tuple(self.values())[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        super().__setitem__(key, value)
-        super().__setattr__(key, value)
-
-    def __reduce__(self) -> Any:
-        build, _, *rest = super().__reduce__()
-        return build, tuple(getattr(self, field.name) for field in fields(self)), *rest
 
 
 @dataclass

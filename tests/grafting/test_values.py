@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict, namedtuple
-from dataclasses import dataclass, fields
+from collections import namedtuple
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,40 +14,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
+from tests.grafting.model_output import ModelOutput
 from torchmsaf.errors import GraftError
 from torchmsaf.grafting.values import default_path, element_path, find, logits_path, normal_path, put, said, tensors
 
 Pair = namedtuple("Pair", ["first", "second"])
 
 
-class Fields(OrderedDict):
-    """A mapping whose keys are attributes too, as transformers' ``ModelOutput`` is."""
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not None:
-                self[field.name] = value
-
-    def __getitem__(self, key: Any) -> Any:
-        return dict(self.items())[key] if isinstance(key, str) else tuple(self.values())[key]
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in self and value is not None:
-            super().__setitem__(name, value)
-        super().__setattr__(name, value)
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        super().__setitem__(key, value)
-        super().__setattr__(key, value)
-
-    def __reduce__(self) -> Any:
-        build, _, *rest = super().__reduce__()
-        return build, tuple(getattr(self, field.name) for field in fields(self)), *rest
-
-
 @dataclass
-class Output(Fields):
+class Output(ModelOutput):
     loss: Any = None
     last_hidden_state: Any = None
     hidden_states: Any = None

@@ -18,21 +18,25 @@ class _Head(nn.Module):
     ``present`` is ``(B, M)`` booleans or None = all; what is absent is left out, whatever is there.
     """
 
-    names: tuple[str, ...]
+    said = ""
 
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__()
         self.names = tuple(names)
 
-    def check_same(self, outputs: Sequence[Tensor]) -> None:
+    def total(self, outputs: Sequence[Tensor], present: Tensor | None) -> Tensor:
+        """The sum over the networks that are present, of outputs of one shape."""
         for name, z in zip(self.names, outputs, strict=True):
             if z.shape != outputs[0].shape:
                 raise GraftError(
                     f"head {self.said!r}: network {name!r} gives {tuple(z.shape)} and {self.names[0]!r} gives "
                     f"{tuple(outputs[0].shape)}; use head='concat', a module, or head=None"
                 )
-
-    said = ""
+        kept = _without_absent(outputs, present)
+        total = kept[0]
+        for z in kept[1:]:
+            total = total + z
+        return total
 
 
 class Sum(_Head):
@@ -42,12 +46,7 @@ class Sum(_Head):
 
     def forward(self, outputs: Sequence[Tensor], present: Tensor | None = None) -> Tensor:
         """The sum over the networks that are present."""
-        self.check_same(outputs)
-        kept = _without_absent(outputs, present)
-        total = kept[0]
-        for z in kept[1:]:
-            total = total + z
-        return total
+        return self.total(outputs, present)
 
 
 class Mean(_Head):
@@ -57,11 +56,7 @@ class Mean(_Head):
 
     def forward(self, outputs: Sequence[Tensor], present: Tensor | None = None) -> Tensor:
         """The mean over the networks that are present; zero where none is."""
-        self.check_same(outputs)
-        kept = _without_absent(outputs, present)
-        total = kept[0]
-        for z in kept[1:]:
-            total = total + z
+        total = self.total(outputs, present)
         if present is None:
             return total / len(outputs)
         return total / _over(present.sum(1).clamp(min=1), total).to(total.dtype)
