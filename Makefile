@@ -21,7 +21,7 @@ demo: $(VENV)/.ok-$(EXTRAS)
 
 # all tests, those on other libraries' networks in an environment of their own
 test: $(VENV)/.ok-$(EXTRAS)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore=tests/networks
 	$(MAKE) test-networks VENV=$(VENV)-networks EXTRAS=networks
 
 test-networks: $(VENV)/.ok-$(EXTRAS)
