@@ -685,9 +685,8 @@ def test_compiled_training_with_the_default_compiler():
     model = graft_by_taps(networks)
     other = copy.deepcopy(model)
     compiled = torch.compile(other)
-    for batch in (4, 6):
-        inputs = some_inputs(networks, batch)
-        assert_same(step(other, inputs, compiled), step(model, inputs), rtol=1e-5, atol=1e-4)
+    inputs = some_inputs(networks)
+    assert_same(step(other, inputs, compiled), step(model, inputs), rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.slow
