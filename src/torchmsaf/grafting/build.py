@@ -18,7 +18,7 @@ from torchmsaf.grafting.model import GraftedModel, Networks
 from torchmsaf.grafting.plan import make_plan
 from torchmsaf.grafting.players import Stop
 from torchmsaf.grafting.points import Element, FusionPoint
-from torchmsaf.grafting.values import Path, find, logits_path, said
+from torchmsaf.grafting.values import Path, as_path, find, logits_path, said
 from torchmsaf.ops.modes import evaluating
 
 
@@ -124,8 +124,7 @@ def _observe(
         asked: dict[nn.Module, set[Path]] = {}
         for tap in (tap for point in points for tap in point.taps.get(name, ())):
             if tap.element is not None:
-                path = tap.element if isinstance(tap.element, tuple) else (tap.element,)
-                asked.setdefault(find_layer(name, network, tap.layer), set()).add(path)
+                asked.setdefault(find_layer(name, network, tap.layer), set()).add(as_path(tap.element))
         sights[name] = observe(name, network, example[name], asked)
     return sights
 
@@ -199,7 +198,7 @@ def _output_paths(networks: Mapping[str, nn.Module], outputs: Mapping[str, Eleme
             )
     if unknown := [name for name in outputs if name not in networks]:
         raise GraftError(f"outputs: no network {unknown[0]!r}; there are: {', '.join(networks)}")
-    return {name: path if isinstance(path, tuple) else (path,) for name, path in outputs.items()}
+    return {name: as_path(path) for name, path in outputs.items()}
 
 
 def _output_shapes(sights: Mapping[str, Sight], paths: Mapping[str, Path]) -> dict[str, tuple[int, ...]]:

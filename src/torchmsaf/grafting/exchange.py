@@ -15,6 +15,7 @@ from torchmsaf.grafting.maps import Map, check_batch
 from torchmsaf.grafting.meeting import Answers
 from torchmsaf.grafting.players import Arrival, Stop
 from torchmsaf.grafting.values import said
+from torchmsaf.ops.support import over_samples
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class Presence:
         if value.shape[0] != self.flags.shape[0]:
             return value
         flags = self.flags[:, list(self.networks).index(name)].to(value.device)
-        return torch.where(flags.view(-1, *[1] * (value.dim() - 1)), value, 0)
+        return torch.where(over_samples(flags, value), value, 0)
 
     def of(self, names: Sequence[str], batch: int, device: torch.device) -> Tensor | None:
         """``(B, len(names))`` booleans; None where all are there."""
@@ -180,11 +181,11 @@ def _check_channels(maps: Sequence[Map | None], fusion: nn.Module) -> None:
             raise GraftError(
                 f"{one.stop.where}: it gave {one.features.shape[1]} channels (map {tuple(one.features.shape)}, read with "
                 f"layout {one.layout!r}), and {type(fusion).__name__} of point {one.stop.point} was built for {count}; "
-                f"build it with channels={count_of(maps)}, or say the axes with Tap({one.stop.tap.layer!r}, layout=...)"
+                f"build it with channels={_counts(maps)}, or say the axes with Tap({one.stop.tap.layer!r}, layout=...)"
             )
 
 
-def count_of(maps: Sequence[Map | None]) -> tuple[int | None, ...]:
+def _counts(maps: Sequence[Map | None]) -> tuple[int | None, ...]:
     """The channels that are there."""
     return tuple(None if one is None else one.features.shape[1] for one in maps)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchmsaf.errors import GraftError
+from torchmsaf.ops.support import over_samples
 
 
 class _Head(nn.Module):
@@ -59,7 +60,7 @@ class Mean(_Head):
         total = self.total(outputs, present)
         if present is None:
             return total / len(outputs)
-        return total / _over(present.sum(1).clamp(min=1), total).to(total.dtype)
+        return total / over_samples(present.sum(1).clamp(min=1), total).to(total.dtype)
 
 
 class Concat(_Head):
@@ -83,8 +84,4 @@ HEADS: dict[str, type[_Head]] = {"sum": Sum, "mean": Mean, "concat": Concat}
 def _without_absent(outputs: Sequence[Tensor], present: Tensor | None) -> list[Tensor]:
     if present is None:
         return list(outputs)
-    return [torch.where(_over(present[:, m], z), z, 0) for m, z in enumerate(outputs)]
-
-
-def _over(flags: Tensor, x: Tensor) -> Tensor:
-    return flags.view(-1, *[1] * (x.dim() - 1))
+    return [torch.where(over_samples(present[:, m], z), z, 0) for m, z in enumerate(outputs)]

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from torchmsaf.errors import GraftError
 from torchmsaf.grafting.layouts import channels_second, fit_mask, from_channels_second, to_channels_second
 from torchmsaf.grafting.players import Arrival, Stop
-from torchmsaf.grafting.values import Path, element_path, find, put, said
+from torchmsaf.grafting.values import Path, find, put, said
 
 
 class Map(NamedTuple):
@@ -42,7 +42,7 @@ class Map(NamedTuple):
             GraftError: no such element, not a tensor of floating-point numbers, or of another rank than the layout.
         """
         stop, output = arrival.stop, arrival.output
-        path = stop.path if stop.path is not None else element_path(stop.tap.element, output, stop.where)
+        path = stop.path_in(output)
         value = find(output, path, stop.where)
         real = None
         if isinstance(value, PackedSequence):

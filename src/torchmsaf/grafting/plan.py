@@ -14,7 +14,7 @@ from torchmsaf.grafting.layouts import channels_second, layout_of_parts
 from torchmsaf.grafting.meeting import Answers, Meetings, perform
 from torchmsaf.grafting.players import Arrival, Player, Stop
 from torchmsaf.grafting.points import FusionPoint
-from torchmsaf.grafting.values import Path
+from torchmsaf.grafting.values import Path, as_path
 
 Plan = list[list[Stop]]
 # of outputs, for a layer that was not seen running
@@ -103,8 +103,7 @@ def _path(stop: Stop, call: Seen) -> Path:
         if call.default is None:
             raise GraftError(f"{stop.where}: it gave no tensor but {call.output}")
         return call.default
-    said = element if isinstance(element, tuple) else (element,)
-    path = call.elements[said]
+    path = call.elements[as_path(element)]
     if path not in call.shapes:
         raise GraftError(f"{stop.where}: element {element!r} of its output ({call.output}) is not a tensor")
     return path

@@ -49,6 +49,10 @@ class Stop:
         """Network and layer, for messages."""
         return f"network {self.network!r}, layer {self.tap.layer!r}"
 
+    def path_in(self, output: Any) -> Path:
+        """Where the tensor is in an output of the layer."""
+        return element_path(self.tap.element, output, self.where) if self.path is None else self.path
+
     def takes(self, call: int) -> bool:
         """Whether this call of the layer, counted from 0, is fused.
 
@@ -74,12 +78,7 @@ class Arrival(NamedTuple):
 
     def own(self) -> Arrival:
         """The same with a copy of the map: the network goes on, and may change its own in place."""
-        path = (
-            element_path(self.stop.tap.element, self.output, self.stop.where)
-            if self.stop.path is None
-            else self.stop.path
-        )
-        return self._replace(output=with_own(self.output, path))
+        return self._replace(output=with_own(self.output, self.stop.path_in(self.output)))
 
 
 class Player:

@@ -18,7 +18,6 @@ from torchmsaf.errors import GraftError
 Path = tuple[int | str, ...]
 # of a mapping, before whatever tensor comes first
 _PREFERRED = ("last_hidden_state", "logits")
-_LOGITS = ("logits",)
 
 
 def default_path(output: Any, owner: str) -> Path:
@@ -40,6 +39,11 @@ def default_path(output: Any, owner: str) -> Path:
     raise GraftError(f"{owner}: no tensor in its output ({said(output)}); say which part with Tap(..., element=...)")
 
 
+def as_path(element: int | str | Path) -> Path:
+    """An element as a path: an index or a key is a path of one step."""
+    return element if isinstance(element, tuple) else (element,)
+
+
 def element_path(element: int | str | Path | None, output: Any, owner: str) -> Path:
     """The path that an element says, or the default one.
 
@@ -48,7 +52,7 @@ def element_path(element: int | str | Path | None, output: Any, owner: str) -> P
     """
     if element is None:
         return default_path(output, owner)
-    return element if isinstance(element, tuple) else (element,)
+    return as_path(element)
 
 
 def logits_path(output: Any, owner: str) -> Path:
@@ -59,13 +63,13 @@ def logits_path(output: Any, owner: str) -> Path:
     """
     if isinstance(output, Tensor):
         return ()
+    several = isinstance(output, tuple | list) and len(output) > 0 and not isinstance(output, PackedSequence)
     if isinstance(output, Mapping):
-        for key in _LOGITS:
-            if isinstance(output.get(key), Tensor):
-                return (key,)
+        if isinstance(output.get("logits"), Tensor):
+            return ("logits",)
     elif isinstance(getattr(output, "logits", None), Tensor):
         return ("logits",)
-    elif isinstance(output, tuple | list) and output and isinstance(output[0], Tensor) and not _packed(output):
+    elif several and isinstance(output[0], Tensor):
         return (0,)
     raise GraftError(
         f"{owner}: which part of its output ({said(output)}) is for the head? Say it with outputs={{name: key}}, "
@@ -154,10 +158,6 @@ def _key(output: Any, step: int | str) -> Any:
         index = output._fields.index(step) if isinstance(step, str) and hasattr(output, "_fields") else step
         return range(len(output))[index] if isinstance(index, int) else index
     return step
-
-
-def _packed(output: object) -> bool:
-    return isinstance(output, PackedSequence)
 
 
 def _has_tensor(part: Any) -> bool:

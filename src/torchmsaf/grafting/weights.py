@@ -31,10 +31,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], points: Sequence[Seq
     try:
         safetensors.save_file(copies, part, metadata={_POINTS: json.dumps(points)})
         part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise GraftError(f"{path}: cannot be written ({error})") from error
-    except Exception as error:  # safetensors has an error of its own
+    except Exception as error:  # of the system, or safetensors' own
         part.unlink(missing_ok=True)
         raise GraftError(f"{path}: cannot be written ({error})") from error
 

@@ -58,10 +58,15 @@ def relative_attention(logits: Tensor, alive: Tensor | None) -> Tensor:
     """
     if alive is not None:
         logits = logits + _bar(alive, logits)
-    powers = torch.exp(logits - logits.detach().amax(-2, keepdim=True))
+    powers = _powers(logits)
     # a tensor: a Python number over a tensor is its reciprocal times the number, which rounds twice
     number = logits.new_full((), logits.shape[-2]) if alive is None else alive.sum(-2, keepdim=True)
     return powers * (number / powers.sum(-2, keepdim=True))
+
+
+def _powers(logits: Tensor) -> Tensor:
+    """Powers of e, the largest over the blocks 1."""
+    return torch.exp(logits - logits.detach().amax(-2, keepdim=True))
 
 
 def _softmax(logits: Tensor) -> Tensor:
@@ -69,7 +74,7 @@ def _softmax(logits: Tensor) -> Tensor:
     if not torch.compiler.is_compiling():
         return torch.softmax(logits, dim=-2)
     # torch.compile (2.13 and 2.15, CPU) gives wrong gradients for a softmax that is split afterwards
-    powers = torch.exp(logits - logits.detach().amax(-2, keepdim=True))
+    powers = _powers(logits)
     return powers / powers.sum(-2, keepdim=True)
 
 

@@ -129,7 +129,7 @@ def make_supports(
 
 
 def _whole_samples(x: Tensor, here: Tensor) -> Support:
-    keep = here.view(-1, *[1] * (x.dim() - 1))
+    keep = over_samples(here, x)
     if plain_operations_only() or here.device.type != "cpu":
         return Support(keep)
     return Support(keep, absent=[b for b, there in enumerate(here.tolist()) if not there])
@@ -139,7 +139,7 @@ def _masked(
     x: Tensor, mask: Tensor, here: Tensor | None, *, segments: int, dim: int, dtype: torch.dtype
 ) -> tuple[Support, Tensor]:
     if here is not None:
-        mask = mask & here.view(-1, *[1] * (mask.dim() - 1))
+        mask = mask & over_samples(here, mask)
     keep = mask.unsqueeze(1)
     if segments == 1 or plain_operations_only():
         count = sum_segments(keep.to(dtype), segments, dim)
@@ -148,6 +148,11 @@ def _masked(
         counts = [view.sum((1, *range(4, view.dim())), dtype=dtype) for view in views]
         count = counts[0] if len(counts) == 1 else torch.cat(counts)
     return Support(keep, count.clamp(min=1)), (count > 0).squeeze(-1)
+
+
+def over_samples(flags: Tensor, x: Tensor) -> Tensor:
+    """What is said of each sample, ``(B,)``, in the rank of ``x``."""
+    return flags.view(-1, *[1] * (x.dim() - 1))
 
 
 def blank(x: Tensor, keep: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torchmsaf.fusion.base import Criterion, TrainingRule
 from torchmsaf.fusion.multiplication import Multiplication
 from torchmsaf.fusion.registry import create_fusion, find_method
 from torchmsaf.ops.modes import evaluating
+from torchmsaf.ops.support import over_samples
 
 # arguments of methods that follow from the networks and the task
 _NO_OPTIONS = ("channels", "widths", "modalities", "out_features", "regression")
@@ -152,12 +153,7 @@ def _run(net: nn.Module, part: Callable[[Tensor], Tensor], x: Tensor, rows: Tens
         return part(x)
     if int(rows.sum()) < 2:  # no statistics of one row: use the running ones
         with evaluating(net):
-            y = part(torch.where(_over(rows, x), x, 0))
-        return torch.where(_over(rows, y), y, 0)
+            y = part(torch.where(over_samples(rows, x), x, 0))
+        return torch.where(over_samples(rows, y), y, 0)
     some = part(x[rows])
     return some.new_zeros(len(x), *some.shape[1:]).index_put((rows.nonzero()[:, 0],), some)
-
-
-def _over(rows: Tensor, x: Tensor) -> Tensor:
-    """Flags ``(B,)`` in the rank of ``x``."""
-    return rows.view(-1, *[1] * (x.dim() - 1))
