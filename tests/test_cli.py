@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from torchmsaf.cli import main
+from torchmsaf.fusion import METHODS
 
 # "torchmsaf.experiments.compare" is a function and a module
 comparing = importlib.import_module("torchmsaf.experiments.compare")
@@ -111,6 +112,51 @@ def test_the_table_is_on_stdout_and_the_rest_on_stderr(here: Path, capsys: pytes
         assert capsys.readouterr().out.rstrip("\n") == (here / "r" / file).read_text().rstrip("\n")
 
 
+def test_another_reference_and_validation_scores_are_printed_only(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments("--out", "r")) == 0
+    capsys.readouterr()
+    before = {file.name: file.read_bytes() for file in (here / "r").glob("table.*")}
+    assert len(before) == 3
+    said = {}
+    for words in (
+        (),
+        ("--reference", "averaging"),
+        ("--part", "validation"),
+        ("--part", "validation", "--reference", "a", "--format", "markdown"),
+        ("--part", "test", "--reference", "b", "--format", "html"),
+        ("--part", "test"),
+    ):
+        assert main(["table", "r", *words]) == 0
+        said[words] = " ".join(capsys.readouterr().out.split())
+        assert {file.name: file.read_bytes() for file in (here / "r").glob("table.*")} == before
+    default, named, validation, both, page, test = said.values()
+    assert default == test
+    assert "difference: to 'averaging' (ref.), the row that was asked for" in named
+    assert "without a" in named
+    assert "VALIDATION scores, which also chose the epochs." in validation
+    assert "without a" not in validation
+    assert "These are VALIDATION scores." in both
+    assert "difference: to 'a' (ref.), the row that was asked for" in both
+    assert "p corrected" in page
+    assert page.startswith("<!DOCTYPE html>")
+    assert "VALIDATION" not in default + named + page
+
+
+def test_a_reference_that_is_no_row(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments("--out", "r")) == 0
+    capsys.readouterr()
+    refused(
+        capsys,
+        ["table", "r", "--reference", "mssaf"],
+        "torchmsaf: no row is named 'mssaf': choose the reference from 'a', 'b', 'averaging'$",
+    )
+    with pytest.raises(SystemExit, match="2"):
+        main(["table", "r", "--part", "train"])
+    assert "argument --part: invalid choice: 'train'" in capsys.readouterr().err
+
+
 def test_a_free_folder_is_found(here: Path) -> None:
     for name in ("arrays", "arrays-2"):
         assert main(arguments()) == 0
@@ -119,16 +165,13 @@ def test_a_free_folder_is_found(here: Path) -> None:
 
 def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == [
-        "averaging",
-        "multiplication",
-        "multiplicative",
-        "concat",
-        "mmtm",
-        "msaf",
-    ]
-    assert all("2012.07175" in line for line in lines if line.startswith("msaf"))
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["method", "stage", "year", "modalities", "tasks", "paper"]
+    assert [line.split()[0] for line in lines] == list(METHODS)
+    for line, method in zip(lines, METHODS.values(), strict=True):
+        assert line[head.index("stage") :].startswith(f"{method.stage} ")
+        assert line[head.index("year") :].startswith(f"{method.year}  {method.modalities} ")
+        assert line[head.index("paper") :] == method.paper
 
 
 def test_the_command_line_wins_over_a_file_and_a_file_over_the_shipped(here: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import difflib
 import itertools
 import os
@@ -74,6 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     table.add_argument("folder", type=Path)
     table.add_argument("--format", choices=("text", "markdown", "html"), default="text", help="(default: text)")
+    told = "the row that differences are to, by its name in the table (default: the best unimodal row by validation)"
+    table.add_argument("--reference", help=told, metavar="ROW")
+    told = "validation: scores to look for reasons in, which also chose the epochs (default: test)"
+    table.add_argument("--part", choices=("test", "validation"), default="test", help=told)
     table.set_defaults(run=_table)
 
     methods = commands.add_parser("methods", help="the fusion methods")
@@ -120,7 +125,7 @@ def _add_comparison(parser: argparse.ArgumentParser, name: str) -> None:
     add("--config", "YAML with any of these options by name; the command line wins", type=Path)
     add("--out", f"result folder (default: runs/{name}, or the first free runs/{name}-2, …)", type=Path)
     add("--resume", "go on with an interrupted comparison in --out", action="store_true")
-    add("--methods", "name or name:option=value,… (default: all)", nargs="+", metavar="METHOD")
+    add("--methods", "name or name:option=value,…; all is every one (default: all)", nargs="+", metavar="METHOD")
     add("--folds", "folds, by whole groups where there are groups", type=int)
     add("--validation", "share of the training part that validates", type=float)
     add("--split-seed", "of the draw of folds and validation", type=int)
@@ -129,6 +134,7 @@ def _add_comparison(parser: argparse.ArgumentParser, name: str) -> None:
     add("--patience", "epochs without a better validation loss before it stops", type=int)
     add("--batch-size", "samples a batch", type=int)
     add("--learning-rate", "of Adam", type=float)
+    add("--fusion-learning-rate", "of what the fusion adds (default: the same)", type=float)
     add("--weight-decay", "of Adam", type=float)
     add("--jobs", "processes (default: the cores there are)", type=int)
     add("--accelerator", "cpu, gpu or auto", choices=("cpu", "gpu", "auto"))
@@ -231,7 +237,7 @@ def _compare(settings: dict[str, Any], name: str, samples: Samples, title: str, 
         if not equals:
             raise DataError(f"--network {text!r}: expected KEY=package.module.Class")
         networks[modality] = path
-    recipe = {key: settings[key] for key in ("epochs", "patience", "batch_size", "learning_rate", "weight_decay")}
+    recipe = {one.name: settings[one.name] for one in dataclasses.fields(Recipe)}
     split = {"folds": settings["folds"], "validation": settings["validation"], "seed": settings["split_seed"]}
     comparison = Comparison(
         title=title,
@@ -258,9 +264,13 @@ def _free_folder(name: str) -> Path:
 
 def _table(options: argparse.Namespace) -> None:
     from torchmsaf.analysis.report import render_html, render_markdown, render_text
-    from torchmsaf.experiments.results import ResultFolder, write_tables
+    from torchmsaf.experiments.results import ResultFolder, make_table, write_tables
 
-    table = write_tables(ResultFolder(options.folder))
+    folder = ResultFolder(options.folder)
+    if options.reference is None and options.part == "test":
+        table = write_tables(folder)
+    else:  # the files in the folder stay those of the table by default
+        table = make_table(folder, reference=options.reference, part=options.part)
     render = {"text": render_text, "markdown": render_markdown, "html": render_html}[options.format]
     print(render(table), end="")
 
@@ -268,9 +278,13 @@ def _table(options: argparse.Namespace) -> None:
 def _methods(options: argparse.Namespace) -> None:
     from torchmsaf.fusion import list_fusions
 
+    lines = [("method", "stage", "year", "modalities", "tasks", "paper")]
     for method in list_fusions():
         tasks = "classification, regression" if method.regression else "classification"
-        print(f"{method.name:<16}{method.stage:<14}{method.year or '':<6}{tasks:<28}{method.paper}")
+        lines.append((method.name, method.stage, str(method.year), method.modalities, tasks, method.paper))
+    widths = [max(len(line[k]) for line in lines) + 2 for k in range(5)]
+    for line in lines:
+        print("".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=False)) + line[5])
 
 
 if __name__ == "__main__":

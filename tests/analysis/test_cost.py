@@ -329,3 +329,19 @@ def test_published_flops_count_rounded_blocks_and_segments():
 def test_honest_flops_of_msaf_leave_out_what_is_not_a_product():
     net, x = Published(32, 4, 4), torch.ones(4, 32)
     assert count_flops(net, x) == 2 * 4 * (1 + 4) * 32 * 8
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_flops_of_a_transformer_layer_are_the_same_on_the_fast_path_without_gradients(norm_first):
+    layer = torch.nn.TransformerEncoderLayer(16, 4, 24, batch_first=True, norm_first=norm_first).eval()
+    x = torch.randn(2, 5, 16)
+    slow = measure(layer, x).flops
+    tokens = 2 * 5
+    assert slow == 2 * tokens * (4 * 16 * 16 + 2 * 16 * 24) + 2 * 2 * tokens * 5 * 16
+    assert count_flops(layer, x) == slow
+
+
+def test_flops_of_attention_are_the_same_on_the_fast_path_without_gradients():
+    attention = torch.nn.MultiheadAttention(16, 4, batch_first=True).eval()
+    x = torch.randn(2, 5, 16)
+    assert count_flops(attention, x, x, x) == measure(attention, x, x, x).flops

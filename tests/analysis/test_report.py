@@ -34,6 +34,7 @@ def make_row(method="msaf", stage="intermediate", modalities=("left", "right"), 
         "score": estimate(0.9123),
         "others": {"macro_f1": estimate(0.9)},
         "difference": difference(0.0311, 0.012),
+        "corrected_p": 0.024,
         "missing": {name: estimate(0.5) for name in modalities},
         "parameters": 12345,
         "added_parameters": 123,
@@ -48,8 +49,8 @@ def make_row(method="msaf", stage="intermediate", modalities=("left", "right"), 
 def make_table(rows=None, modalities=("left", "right"), **changes):
     if rows is None:
         rows = (
-            make_row("left", "unimodal", modalities, difference=difference(-0.02, 0.0001)),
-            make_row("right", "unimodal", modalities, difference=None),
+            make_row("left", "unimodal", modalities, difference=difference(-0.02, 0.0001), corrected_p=0.0003),
+            make_row("right", "unimodal", modalities, difference=None, corrected_p=None),
             make_row("average", "late", modalities),
             make_row("msaf (identity_start=True)", "intermediate", modalities),
         )
@@ -71,15 +72,16 @@ def make_table(rows=None, modalities=("left", "right"), **changes):
 TEXT = """\
 Digits. Five folds (Who, 2020).
 
-method                        accuracy %  macro_f1 %  difference       p  without left  without right
------------------------------------------------------------------------------------------------------
+                                                                                  p     without     without
+method                        accuracy %  macro_f1 %  difference       p  corrected        left       right
+-----------------------------------------------------------------------------------------------------------
 unimodal
-  left                        91.2 ± 1.0  90.0 ± 1.0        -2.0  <0.001    50.0 ± 1.0     50.0 ± 1.0
-  right                       91.2 ± 1.0  90.0 ± 1.0        ref.       –    50.0 ± 1.0     50.0 ± 1.0
+  left                        91.2 ± 1.0  90.0 ± 1.0        -2.0  <0.001     <0.001  50.0 ± 1.0  50.0 ± 1.0
+  right                       91.2 ± 1.0  90.0 ± 1.0        ref.       –          –  50.0 ± 1.0  50.0 ± 1.0
 late fusion
-  average                     91.2 ± 1.0  90.0 ± 1.0        +3.1   0.012    50.0 ± 1.0     50.0 ± 1.0
+  average                     91.2 ± 1.0  90.0 ± 1.0        +3.1   0.012      0.024  50.0 ± 1.0  50.0 ± 1.0
 intermediate fusion
-  msaf (identity_start=True)  91.2 ± 1.0  90.0 ± 1.0        +3.1   0.012    50.0 ± 1.0     50.0 ± 1.0
+  msaf (identity_start=True)  91.2 ± 1.0  90.0 ± 1.0        +3.1   0.012      0.024  50.0 ± 1.0  50.0 ± 1.0
 
 method                        parameters  added   FLOPs  seconds  runs
 ----------------------------------------------------------------------
@@ -99,10 +101,10 @@ intermediate fusion
 MARKDOWN = """\
 **Digits. Five folds (Who, 2020).**
 
-| method | stage | accuracy % | difference | p | without left | parameters | added | FLOPs | seconds | runs |
-|:--|:--|--:|--:|--:|--:|--:|--:|--:|--:|--:|
-| left | unimodal | 91.2 ± 1.0 | ref. | – | – | 12,345 | 123 | 1.23 M | 1.2 | 6/6 |
-| msaf | intermediate | 91.2 ± 1.0 | +3.1 | 0.012 | 50.0 ± 1.0 | 12,345 | 123 | 1.23 M | 1.2 | 6/6 |
+| method | stage | accuracy % | difference | p | p corrected | without left | parameters | added | FLOPs | seconds | runs |
+|:--|:--|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|
+| left | unimodal | 91.2 ± 1.0 | ref. | – | – | – | 12,345 | 123 | 1.23 M | 1.2 | 6/6 |
+| msaf | intermediate | 91.2 ± 1.0 | +3.1 | 0.012 | 0.024 | 50.0 ± 1.0 | 12,345 | 123 | 1.23 M | 1.2 | 6/6 |
 
 - First note.
 - Second note.
@@ -146,7 +148,7 @@ def test_two_modalities_fit_one_table_in_the_default_width():
 
 def test_markdown_is_these_lines():
     rows = (
-        make_row("left", "unimodal", ("left",), difference=None, missing={"left": None}),
+        make_row("left", "unimodal", ("left",), difference=None, corrected_p=None, missing={"left": None}),
         make_row("msaf", "intermediate", ("left",)),
     )
     assert render_markdown(make_table(rows, ("left",), others=(), reference=0)) == MARKDOWN
@@ -156,8 +158,8 @@ def test_html_has_the_same_numbers_in_order_and_needs_nothing_else():
     page = render_html(make_table())
     parsed = Page(page)
     at = parsed.cells.index("average")
-    numbers = "91.2 ± 1.0|90.0 ± 1.0|+3.1|0.012|50.0 ± 1.0|50.0 ± 1.0|12,345|123|1.23 M|1.2|6/6"
-    assert parsed.cells[at + 1 : at + 12] == numbers.split("|")
+    numbers = "91.2 ± 1.0|90.0 ± 1.0|+3.1|0.012|0.024|50.0 ± 1.0|50.0 ± 1.0|12,345|123|1.23 M|1.2|6/6"
+    assert parsed.cells[at + 1 : at + 13] == numbers.split("|")
     assert "<caption><span>Digits. Five folds (Who, 2020).</span></caption>" in page
     assert "<li>Second note.</li>" in page
     assert not {"script", "link", "img", "iframe"} & set(parsed.tags)
@@ -240,6 +242,7 @@ def test_nan_everywhere_does_not_crash(render):
         score=nan,
         others={"macro_f1": None},
         difference=PairedTest(math.nan, math.nan, math.nan, 0, "none", 1),
+        corrected_p=None,
         missing={"left": nan, "right": None},
         parameters=None,
         added_parameters=None,
@@ -252,21 +255,36 @@ def test_nan_everywhere_does_not_crash(render):
 
 
 def test_columns_that_no_row_has_are_left_out():
-    row = make_row(others={"macro_f1": None}, missing={"left": None, "right": None}, flops=None, difference=None)
+    row = make_row(
+        others={"macro_f1": None}, missing={"left": None, "right": None}, flops=None, difference=None, corrected_p=None
+    )
     head = render_markdown(make_table([row], reference=None)).splitlines()[2]
     assert head == "| method | stage | accuracy % | parameters | added | seconds | runs |"
 
 
 def test_a_table_with_only_its_reference_has_no_difference():
-    head = render_markdown(make_table([make_row(difference=None)], reference=0)).splitlines()[2]
+    head = render_markdown(make_table([make_row(difference=None, corrected_p=None)], reference=0)).splitlines()[2]
     assert "difference" not in head
+
+
+@pytest.mark.parametrize("render", [render_text, render_markdown, render_html])
+def test_a_table_of_validation_scores_has_no_columns_of_test_and_says_what_it_is(render):
+    rows = [make_row("left", "unimodal", (), difference=None, corrected_p=None), make_row(modalities=())]
+    out = render(make_table(rows, (), reference=0, part="validation"))
+    assert "Digits. VALIDATION scores, which also chose the epochs. Five folds" in out
+    assert "without" not in out
+    assert "0.024" in out
 
 
 def test_without_common_runs_there_is_no_difference():
     nothing = PairedTest(math.nan, math.nan, math.nan, 0, "none", 0)
-    rows = [make_row("left", "unimodal", difference=None), make_row(difference=nothing), make_row("mmtm")]
+    rows = [
+        make_row("left", "unimodal", difference=None, corrected_p=None),
+        make_row(difference=nothing, corrected_p=None),
+        make_row("mmtm"),
+    ]
     line = render_markdown(make_table(rows, reference=0)).splitlines()[5]
-    assert line.startswith("| msaf | intermediate | 91.2 ± 1.0 | 90.0 ± 1.0 | – | – |")
+    assert line.startswith("| msaf | intermediate | 91.2 ± 1.0 | 90.0 ± 1.0 | – | – | – | 50.0")
 
 
 @pytest.mark.parametrize(
@@ -296,10 +314,18 @@ def test_differences_have_a_sign(value, text):
 
 @pytest.mark.parametrize(
     ("p", "text"),
-    [(0.0123, "0.012"), (0.00099, "<0.001"), (0.0, "<0.001"), (0.001, "0.001"), (1.0, "1.000"), (math.nan, "–")],
+    [
+        (0.0123, "0.012"),
+        (0.00099, "<0.001"),
+        (0.0, "<0.001"),
+        (0.001, "0.001"),
+        (1.0, "1.000"),
+        (math.nan, "–"),
+        (None, "–"),
+    ],
 )
 def test_p_values(p, text):
-    assert report._p_value(difference(0.0, p)) == text
+    assert report._p_value(p) == text
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from torchmsaf.analysis.statistics import paired_test, summarize
+from torchmsaf.analysis.statistics import holm, paired_test, summarize
 from torchmsaf.errors import DataError
 
 SCORE = st.floats(-1, 1).map(lambda x: round(x, 6))
+P_VALUES = st.lists(st.floats(0, 1) | st.sampled_from([0.0, 0.01, 0.04, 1.0, math.nan]), max_size=8)
 GRID = st.tuples(st.integers(2, 5), st.integers(1, 4))
 
 
@@ -193,3 +194,70 @@ def test_under_no_difference_five_percent_are_below_five_percent():
         p.append(paired_test(a, dict.fromkeys(a, 0.0), 0.0).p_value)
     assert 0.02 < np.mean(np.array(p) < 0.05) < 0.09
     assert stats.kstest(p, "uniform").pvalue > 0.001
+
+
+@pytest.mark.parametrize(
+    ("p_values", "corrected"),
+    [
+        ([], []),
+        ([0.03], [0.03]),
+        # 3 x 0.01, 2 x 0.02, 1 x 0.04, given in another order
+        ([0.04, 0.01, 0.02], [0.04, 0.03, 0.04]),
+        # 4 x 0.005 = 0.02, 3 x 0.01 = 0.03, 2 x 0.03 = 0.06, 1 x 0.04 is less than 0.06
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.5, 0.6], [1.0, 1.0]),
+        ([0.02, 0.02, 0.02], [0.06, 0.06, 0.06]),
+        ([0.0, 1.0], [0.0, 1.0]),
+        ([math.nan, 0.01, math.nan, 0.04], [math.nan, 0.02, math.nan, 0.04]),
+        ([math.nan], [math.nan]),
+    ],
+)
+def test_holm_by_hand(p_values, corrected):
+    assert holm(p_values) == pytest.approx(corrected, nan_ok=True)
+
+
+def rejected(p_values, level):
+    """Holm's procedure as he tells it: the smallest first, at level / (tests left), until one is not rejected."""
+    left, found = [index for index, p in enumerate(p_values) if not math.isnan(p)], set()
+    while left:
+        smallest = min(left, key=lambda index: p_values[index])
+        if len(left) * p_values[smallest] > level:
+            break
+        found.add(smallest)
+        left.remove(smallest)
+    return found
+
+
+@settings(deadline=None)
+@given(P_VALUES, st.floats(0, 1, exclude_max=True) | st.sampled_from([0.01, 0.05, 0.08]))
+def test_a_corrected_p_at_most_the_level_is_what_stepping_down_rejects(p_values, level):
+    assert {index for index, p in enumerate(holm(p_values)) if p <= level} == rejected(p_values, level)
+
+
+@settings(deadline=None)
+@given(P_VALUES)
+def test_holm_is_between_the_p_value_and_bonferroni_and_keeps_the_order(p_values):
+    corrected = holm(p_values)
+    count = sum(not math.isnan(p) for p in p_values)
+    pairs = sorted((p, c) for p, c in zip(p_values, corrected, strict=True) if not math.isnan(p))
+    assert all(p <= c <= min(1, count * p) for p, c in pairs)
+    assert [c for _, c in pairs] == sorted(c for _, c in pairs)
+    assert [math.isnan(c) for c in corrected] == [math.isnan(p) for p in p_values]
+    ties = {}
+    assert all(ties.setdefault(p, c) == c for p, c in pairs)
+
+
+@settings(deadline=None)
+@given(st.data(), P_VALUES)
+def test_the_order_of_the_tests_is_nothing_to_holm(data, p_values):
+    order = data.draw(st.permutations(range(len(p_values))))
+    corrected = holm(p_values)
+    assert holm([p_values[index] for index in order]) == pytest.approx(
+        [corrected[i] for i in order], abs=0, nan_ok=True
+    )
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.5, math.inf, -math.inf])
+def test_what_is_no_p_value_is_refused(bad):
+    with pytest.raises(DataError, match=rf"p_values\[1\] is {bad}: give numbers from 0 to 1, or nan for a test"):
+        holm([0.5, bad])

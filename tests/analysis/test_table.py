@@ -7,6 +7,7 @@ import random
 import pytest
 from scipy import stats
 
+from torchmsaf.analysis.statistics import holm
 from torchmsaf.analysis.table import build_table, label
 from torchmsaf.errors import ResultError
 
@@ -105,6 +106,147 @@ def test_the_difference_is_tested_against_the_reference():
     t = plain.statistic / math.sqrt(1 + 3 * 0.25)  # n_test / n_train = 25 / 100
     assert table.rows[2].difference.difference == pytest.approx(sum(means["average"]) / 3 - sum(means["left"]) / 3)
     assert table.rows[2].difference.p_value == pytest.approx(2 * stats.t.sf(abs(t), 2))
+
+
+def test_the_corrected_p_is_over_all_rows_that_have_a_p_unimodal_ones_too():
+    records = make_records()
+    for record in records:
+        record["test"]["accuracy"] += 9 * (record["method"] == "concat")
+    rows = build(records).rows
+    tested = [row for row in rows if row.difference is not None]
+    assert [row.method for row in rows if row.corrected_p is None] == ["left"]
+    assert [row.corrected_p for row in tested] == holm([row.difference.p_value for row in tested])
+    smallest = min(tested, key=lambda row: row.difference.p_value)
+    assert smallest.method == "concat"
+    assert smallest.corrected_p == pytest.approx(5 * smallest.difference.p_value)
+
+
+def test_one_comparison_needs_no_correction():
+    table = build([record for record in make_records() if record["stage"] == "unimodal"])
+    assert table.rows[1].corrected_p == table.rows[1].difference.p_value
+    assert "over the 1 comparison with a p in this table" in notes_of(table)
+
+
+def test_without_any_p_there_is_nothing_to_correct():
+    records = [record for record in make_records() if record["stage"] == "unimodal"]
+    for record in records:  # the differences are all one number
+        record["test"]["accuracy"] = 0.5 if record["method"] == "left" else 0.75
+    table = build(records)
+    assert table.rows[1].corrected_p is None
+    assert "for one comparison alone. None is defined here." in notes_of(table)
+
+
+@pytest.mark.parametrize("name", ["msaf", "msaf (identity_start=True, reduction=4)", "concat", "right"])
+def test_a_reference_that_is_named(name):
+    table = build(make_records(), reference=name)
+    plain = build(make_records())
+    by_default = {row.method: row for row in plain.rows}
+    assert table.rows[table.reference].method == name
+    assert [row.method for row in table.rows if row.difference is None] == [name]
+    for row in table.rows:
+        assert row.score == by_default[row.method].score
+        if row.difference is not None:
+            expected = row.score.mean - by_default[name].score.mean
+            assert row.difference.difference == pytest.approx(expected)
+    assert f"difference: to {name!r} (ref.), the row that was asked for, on the runs both have" in notes_of(table)
+    assert "If these scores were the reason to ask for it, p and p corrected are too small." in notes_of(table)
+    assert "best mean validation" not in notes_of(table)
+
+
+def test_the_default_reference_by_its_name_has_the_same_numbers():
+    named, plain = build(make_records(), reference="left"), build(make_records())
+    assert named.rows == plain.rows
+    assert named.notes != plain.notes
+
+
+def test_a_named_reference_needs_no_unimodal_rows():
+    records = [record for record in make_records() if record["stage"] != "unimodal"]
+    assert build(records, reference="average").rows[1].difference is not None
+
+
+def test_a_reference_that_is_no_row_is_refused_with_the_rows_there_are():
+    with pytest.raises(
+        ResultError,
+        match=r"no row is named 'mssaf': choose the reference from 'left', 'right', 'average', 'concat', 'msaf', "
+        r"'msaf \(identity_start=True, reduction=4\)'$",
+    ):
+        build(make_records(), reference="mssaf")
+    with pytest.raises(ResultError, match="no row is named '': choose"):
+        build(make_records(), reference="")
+
+
+def test_a_name_of_two_rows_is_no_reference():
+    methods = (*METHODS[:2], ("left", "late", None, {}))  # a modality that is called as a method is
+    with pytest.raises(ResultError, match=r"2 rows are named 'left': choose the reference from 'right'$"):
+        build(make_records(methods=methods), reference="left")
+
+
+def with_validation(records):
+    draw = random.Random(1)
+    for record in records:
+        record["validation"] |= {"macro_f1": draw.uniform(0.5, 0.9)}
+    return records
+
+
+def test_a_table_of_validation_scores():
+    records = with_validation(make_records())
+    table = build(records, part="validation")
+    mine = {
+        name: [
+            sum(r["validation"]["accuracy"] for r in records if r["method"] == name and r["fold"] == fold) / 2
+            for fold in range(3)
+        ]
+        for name in ("average", "left")
+    }
+    row = table.rows[2]
+    assert table.part == "validation"
+    assert row.score.mean == pytest.approx(sum(mine["average"]) / 3)
+    assert row.score.standard_error == pytest.approx(stats.sem(mine["average"]))
+    f1 = [record["validation"]["macro_f1"] for record in records if record["method"] == "average"]
+    assert row.others["macro_f1"].mean == pytest.approx(sum(f1) / 6)
+    assert [metric.name for metric in table.others] == ["macro_f1"]
+    t = stats.ttest_rel(mine["average"], mine["left"]).statistic / math.sqrt(1 + 3 * 0.2)  # 20 / 100
+    assert row.difference.p_value == pytest.approx(2 * stats.t.sf(abs(t), 2))
+
+
+def test_a_table_of_validation_scores_has_nothing_of_test():
+    records = make_records()
+    table = build(records, part="validation")
+    for record in records:
+        record["test"] = {"accuracy": 0.123, "new": 0.5}
+        record["test_missing"] = None
+        record["test_size"] = 999
+    assert build(records, part="validation") == table
+    assert table.modalities == ()
+    assert all(row.missing == {} for row in table.rows)
+
+
+def test_a_table_of_validation_scores_says_so():
+    table = build(make_records(), part="validation")
+    assert table.caption == ("Digits. VALIDATION scores, which also chose the epochs. Five folds (Who, 2020).")
+    assert table.notes[0] == (
+        "These are VALIDATION scores. Validation also chose the epoch of every row, so they are optimistic. "
+        "Differences, p and p corrected are made of them. Look for reasons here, and report test scores."
+    )
+    assert "n_validation / n_train from the records" in notes_of(table)
+    assert "may share validation samples" in notes_of(table)
+    assert "test scores did not" not in notes_of(table)
+    assert "choice made by test scores" not in notes_of(table)
+    assert "alidation" not in build(make_records()).caption
+    assert "VALIDATION" not in notes_of(build(make_records()))
+
+
+def test_a_table_of_validation_scores_needs_the_size_of_validation():
+    records = make_records()
+    del records[3]["validation_size"]
+    build(records)
+    with pytest.raises(ResultError, match=r"record 3 has no validation_size: it needs fold, .*, validation_size"):
+        build(records, part="validation")
+
+
+def test_a_part_that_is_none_is_refused():
+    with pytest.raises(ResultError, match="there is no part 'train': a table is of 'test' or of 'validation' scores"):
+        build(make_records(), part="train")
 
 
 def test_the_best_unimodal_is_chosen_by_validation_and_not_by_test():
@@ -218,7 +360,7 @@ def test_notes_of_folds_and_seeds():
     assert "3 folds, 2 seeds. Scores are means over folds, seeds averaged within each fold first" in notes_of(table)
     assert "± is one standard error over the fold means" in notes_of(table)
     assert "p: corrected resampled t-test over folds (Nadeau & Bengio, 2003)" in notes_of(table)
-    assert "not corrected for the 5 made here" in notes_of(table)
+    assert "two-sided, for one comparison alone. p corrected: Holm's (1979), over the 5 comparisons" in notes_of(table)
     assert "No row is marked as the winner: that would be a choice made by test scores." in table.notes
     assert "Incomplete" not in notes_of(table)
 
@@ -262,7 +404,8 @@ def test_a_row_with_one_fold_so_far_gets_no_spread_over_seeds():
     assert math.isnan(row.difference.standard_error)
     assert row.difference.rule == "none"
     assert "One fold only so far, so no ± and no p: average." in table.notes
-    assert "not corrected for the 4 made here" in notes_of(table)
+    assert row.corrected_p is None
+    assert "over the 4 comparisons with a p in this table" in notes_of(table)
 
 
 def test_values_that_some_runs_lack_are_told():

@@ -6,6 +6,7 @@ import pytest
 
 from torchmsaf.errors import FusionInputError
 from torchmsaf.experiments import MethodChoice, choose_methods, parse_method
+from torchmsaf.fusion import METHODS
 
 
 @pytest.mark.parametrize(
@@ -38,29 +39,20 @@ def test_what_cannot_be_parsed(text: str, message: str) -> None:
         parse_method(text)
 
 
-def test_all_methods_by_default() -> None:
-    names = [choice.key for choice in choose_methods(None, regression=False)]
-    assert names == [
-        "averaging",
-        "multiplication",
-        "multiplicative",
-        "concat",
-        "mmtm",
-        "msaf",
-        "msaf_identity_start=True",
-    ]
-    assert [choice.name for choice in choose_methods(None, regression=True)] == [
-        "averaging",
-        "concat",
-        "mmtm",
-        "msaf",
-        "msaf",
-    ]
+def test_all_methods_by_default_and_by_name() -> None:
+    every = [*METHODS, "msaf_identity_start=True"]
+    assert [choice.key for choice in choose_methods(None, regression=False)] == every
+    more = choose_methods(["all", "mmtm:gate_scale=2"], regression=False)
+    assert [choice.key for choice in more] == [*every, "mmtm_gate_scale=2"]
+    regression = {choice.name for choice in choose_methods(["all"], regression=True)}
+    assert regression == {name for name, method in METHODS.items() if method.regression}
 
 
 def test_twice_and_unfit() -> None:
     with pytest.raises(FusionInputError, match="'msaf' is given twice"):
         choose_methods(["msaf", "averaging", "msaf"], regression=False)
+    with pytest.raises(FusionInputError, match="'msaf' is given twice"):
+        choose_methods(["all", "msaf"], regression=False)
     with pytest.raises(FusionInputError, match="'multiplication' is for classification"):
         choose_methods(["multiplication"], regression=True)
 

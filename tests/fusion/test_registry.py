@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
+
 import pytest
 import torch
 
@@ -9,12 +12,48 @@ from torchmsaf import MSAF
 from torchmsaf.errors import FusionInputError
 from torchmsaf.fusion import METHODS, LateFusion, Method, create_fusion, find_method, list_fusions
 
+LATE = ["averaging", "multiplication", "multiplicative", "voting", "weighted"]
+EARLY = [
+    *("concat", "mulmix", "compact_bilinear", "mcbp", "gmu", "embracenet", "tfn", "lmf", "dense"),
+    *("self_attention", "cross_attention"),
+]
+INTERMEDIATE = ["se", "film", "mmtm", "centralnet", "mbt", "msaf"]
+
 
 def test_the_methods_of_this_release() -> None:
-    assert list(METHODS) == ["averaging", "multiplication", "multiplicative", "concat", "mmtm", "msaf"]
-    assert [method.stage for method in list_fusions()] == ["late"] * 3 + ["early"] + ["intermediate"] * 2
-    assert all(method.paper for method in list_fusions())
-    assert [method.name for method in list_fusions() if not method.regression] == ["multiplication", "multiplicative"]
+    assert list(METHODS) == LATE + EARLY + INTERMEDIATE
+    stages = ["late"] * len(LATE) + ["early"] * len(EARLY) + ["intermediate"] * len(INTERMEDIATE)
+    assert [method.stage for method in list_fusions()] == stages
+    classification = {method.name for method in list_fusions() if not method.regression}
+    assert classification == {"multiplication", "multiplicative", "voting", "mulmix"}
+    assert {method.name for method in list_fusions() if method.fewest == 2} == {"film", "cross_attention"}
+
+
+def test_a_method_says_where_it_is_from_and_how_many_modalities_it_takes() -> None:
+    for method in list_fusions():
+        assert method.paper
+        assert 1990 < method.year < 2030
+        assert method.modalities == (
+            f"{method.fewest} or more" if method.most is None else f"{method.fewest} to {method.most}"
+        )
+        module = inspect.getdoc(sys.modules[method.build.__module__]) or ""
+        assert str(method.year) in module, f"{method.name}: its file cites another paper"
+        assert inspect.getdoc(method.build)
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.most is not None])
+def test_the_most_modalities_are_taken_and_one_more_is_an_error_that_says_why(name: str) -> None:
+    method = METHODS[name]
+
+    def build(count: int) -> None:
+        arguments = {"modalities": count} if method.stage == "late" else {"widths": (2,) * count, "out_features": 2}
+        with torch.device("meta"):
+            create_fusion(name, **arguments)
+
+    assert method.most is not None
+    build(method.most)
+    with pytest.raises(FusionInputError, match=f"^{name}: .*(modalities|widths)"):
+        build(method.most + 1)
 
 
 def test_create() -> None:
@@ -31,7 +70,7 @@ def test_a_close_name_is_suggested(name: str, hint: str) -> None:
     with pytest.raises(FusionInputError, match="no fusion method") as error:
         find_method(name)
     assert hint in str(error.value)
-    assert "averaging, multiplication, multiplicative, concat, mmtm, msaf" in str(error.value)
+    assert f"there are: {', '.join(METHODS)}" in str(error.value)
 
 
 def test_a_strange_name_gets_the_list_alone() -> None:
@@ -57,7 +96,7 @@ def test_an_error_that_begins_with_the_name_stays_as_it_is(monkeypatch: pytest.M
     def fails() -> None:
         raise FusionInputError("first: no")
 
-    monkeypatch.setitem(METHODS, "first", Method("first", "late", fails, "nobody", None))  # type: ignore[arg-type]
+    monkeypatch.setitem(METHODS, "first", Method("first", "late", fails, "nobody", 2026))  # type: ignore[arg-type]
     with pytest.raises(FusionInputError, match=r"^first: no$"):
         create_fusion("first")
 
@@ -67,6 +106,6 @@ def test_a_new_method_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         def forward(self, logits, *, present=None):  # type: ignore[no-untyped-def]
             return self.read(logits, present)[0][0]
 
-    monkeypatch.setitem(METHODS, "first", Method("first", "late", First, "nobody", None))
+    monkeypatch.setitem(METHODS, "first", Method("first", "late", First, "nobody", 2026))
     x = torch.randn(2, 3)
     assert torch.equal(create_fusion("first", modalities=2)([x, -x]), x)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchmsaf.errors import GraftError
+from torchmsaf.fusion import create_fusion
 from torchmsaf.grafting import FusionPoint, graft
 
 
@@ -208,5 +209,49 @@ def test_gradients_reach_the_networks_that_are_there_alone(head: str) -> None:
 )
 def test_what_is_no_head_is_an_error_that_lists_the_heads(head: Any) -> None:
     """Of any type, hashable or not."""
-    with pytest.raises(GraftError, match=r"head is 'sum', 'mean', 'concat', a module, or None, got "):
+    with pytest.raises(GraftError, match=r"head is 'sum', 'mean', 'concat', 'branch', a module, or None, got "):
         model(networks(3, 3), head)
+
+
+def deep() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+
+
+def test_the_branch_head_predicts_from_what_grew_along_the_points() -> None:
+    parts, x = {"a": deep(), "b": deep()}, inputs("ab")
+    points = [FusionPoint({"a": layer, "b": layer}, "centralnet", width=4) for layer in ("1", "3")]
+    grafted = graft(parts, points, head="branch", example=x)
+    features: list[list[Tensor]] = [[parts[name][:end](x[name]) for name in "ab"] for end in (2, 4)]
+    _, branch = grafted.fusions[0].grow(features[0], None)
+    _, branch = grafted.fusions[1].grow(features[1], branch)
+    torch.testing.assert_close(grafted(x), grafted.head.layer(branch))
+    grafted(x).sum().backward()
+    assert all(p.grad is not None for p in grafted.fusion_parameters())
+    assert grafted({"a": x["a"], "b": None}).isfinite().all()
+
+
+def test_a_module_that_takes_the_branch_gets_it_beside_the_outputs() -> None:
+    """For all task losses: the central prediction and the networks' own."""
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, outputs: list[Tensor], branch: Tensor) -> tuple[Tensor, list[Tensor]]:
+            return self.layer(branch), outputs
+
+    parts, x = {"a": deep(), "b": deep()}, inputs("ab")
+    grafted = graft(parts, [FusionPoint({"a": "1", "b": "1"}, "centralnet", width=4)], head=Both(), example=x)
+    said, outputs = grafted(x)
+    assert said.shape == (4, 3)
+    assert all(torch.equal(z, parts[name](x[name])) for name, z in zip("ab", outputs, strict=True))
+
+
+def test_a_branch_head_needs_a_fusion_that_grows_one_and_an_example() -> None:
+    parts, x = {"a": deep(), "b": deep()}, inputs("ab")
+    taps = {"a": "1", "b": "1"}
+    with pytest.raises(GraftError, match=r"head 'branch' reads a branch, and no fusion here grows one; .*centralnet"):
+        graft(parts, [FusionPoint(taps, "mmtm")], head="branch", example=x)
+    with pytest.raises(GraftError, match="head 'branch': the width of its output is read from the example"):
+        graft(parts, [FusionPoint(taps, create_fusion("centralnet", channels=(6, 6)))], head="branch")

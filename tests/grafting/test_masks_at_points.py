@@ -204,7 +204,7 @@ def test_a_fusion_without_masks_is_an_error_where_one_reaches_it() -> None:
         return maps
 
     x = torch.randn(ROWS, 4, 5)
-    words = r"point 0: .*mix has no parameter 'masks', and a mask reaches it; MSAF and MMTM have it"
+    words = r"point 0: .*mix has no parameter 'masks', and a mask reaches it; all methods of torchmsaf have it"
     model = graft({"n": nn.Identity()}, [FusionPoint({"n": ""}, mix)], head=None, example={"n": x})
     with pytest.raises(GraftError, match=words):
         model({"n": x}, masks={"n": real(5, 2, 1, steps=5)})

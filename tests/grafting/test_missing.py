@@ -358,7 +358,7 @@ def test_a_fusion_without_present_is_an_error_that_says_what_has_it(how: str) ->
         return maps
 
     model, x = make("ab", "sum", mix), inputs()
-    words = r"point 0: .*mix has no parameter 'present', and a modality is missing; MSAF and MMTM have it"
+    words = r"point 0: .*mix has no parameter 'present', and a modality is missing; all methods of torchmsaf have it"
     with pytest.raises(GraftError, match=words):
         model({**x, "b": None} if how == "None" else x, present=None if how == "None" else flags(*["11"] * ROWS))
     assert model(x).shape == (ROWS, 3)

@@ -18,6 +18,7 @@ from torchmsaf.tasks.network import FusedNetwork, module_name
 
 B, K = 6, 3
 NAMES = list(METHODS)
+INTERMEDIATE = [name for name in NAMES if METHODS[name].stage == "intermediate"]
 
 
 def networks() -> dict[str, StagedNetwork]:
@@ -92,6 +93,39 @@ def test_networks_of_different_depth_share_their_last_stages() -> None:
     network = FusedNetwork({"a": Deep(), "b": ConvNet((2, 9), K)}, "mmtm", outputs=K)
     assert [point.channels for point in network.points] == [(64, 16), (64, 32)]
     assert network([torch.randn(B, 5), torch.randn(B, 2, 9)]).prediction.shape == (B, K)
+
+
+@pytest.mark.parametrize("method", INTERMEDIATE)
+def test_points_is_the_number_of_stages_a_method_stands_after_from_the_last(method: str) -> None:
+    assert [point.channels for point in fused(method, points=1).points] == [(32, 64)]
+    assert len(fused(method, points=2).points) == len(fused(method).points) == 2
+    for wrong in (0, 3, True, "last"):
+        with pytest.raises(FusionInputError, match=rf"^{method}: points is the number of stages .*1 to 2 with these"):
+            fused(method, points=wrong)
+
+
+def test_a_method_with_a_branch_predicts_from_what_grew_along_the_points() -> None:
+    network, values = fused("centralnet").eval(), inputs()
+    maps, branch = list(values), None
+    nets = [net.eval() for net in networks().values()]
+    for k, point in enumerate(network.points):
+        maps = [net.stages[k](x) for net, x in zip(nets, maps, strict=True)]
+        maps, branch = point.grow(maps, branch)
+    said = network(values)
+    torch.testing.assert_close(said.prediction, network.decide(branch))
+    alone = [net(x) for net, x in zip(nets, values, strict=True)]
+    assert all(torch.equal(a, b) for a, b in zip(said.parts, alone, strict=True))
+    assert sum(p.numel() for p in network.decide.parameters()) == 64 * K + K
+
+
+def test_a_method_with_a_branch_trains_all_networks_and_the_branch() -> None:
+    network, target = fused("centralnet"), torch.tensor([0, 1, 2, 0, 1, 2])
+    said = network(inputs())
+    loss = network.training_loss(said, target, None, F.cross_entropy)
+    expected = sum(F.cross_entropy(z, target) for z in (said.prediction, *said.parts))
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert all(p.grad is not None for p in network.parameters())
 
 
 def test_only_the_fusion_counts_as_added() -> None:
@@ -181,7 +215,7 @@ def test_two_networks_without_a_method_and_a_method_that_cannot_do_regression() 
         FusedNetwork(networks(), "multiplication", outputs=1, regression=True)
 
 
-@pytest.mark.parametrize("method", ["mmtm", "msaf"])
+@pytest.mark.parametrize("method", INTERMEDIATE)
 def test_an_intermediate_method_needs_stages(method: str) -> None:
     parts = networks()
     parts["art"].stages = nn.ModuleList()

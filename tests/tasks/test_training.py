@@ -50,7 +50,7 @@ def test_a_last_batch_of_one_is_left_out(n: int, batches: int) -> None:
     assert len(list(loader)) == len(loader) == batches
 
 
-@pytest.mark.parametrize("method", ["multiplicative", "concat", "mmtm", "msaf"])
+@pytest.mark.parametrize("method", ["multiplicative", "concat", "mmtm", "msaf", "weighted", "embracenet", "centralnet"])
 def test_the_same_seeds_give_the_same_weights(method: str) -> None:
     states = []
     for _ in range(2):
@@ -162,3 +162,27 @@ def test_samples_without_any_modality_count_the_same_whatever_the_classes_are_ca
     assert training.evaluate(network, nothing, Objective("classification", 2, prior=prior))[
         "accuracy"
     ] == pytest.approx(0.8)
+
+
+def test_what_is_chosen_on_validation_is_chosen_after_training_and_measured_so() -> None:
+    net, validation = network("weighted"), part(seed=1)
+    noise = Part((torch.randn(40, 4), validation.features[1]), validation.target, validation.present)
+    settings = Recipe(epochs=2, batch_size=8, learning_rate=1e-2)
+    trained = training.train(net, part(), noise, OBJECTIVE, settings, order_seed=1)
+    weights = net.decide.weights
+    assert weights[1] > weights[0]
+    assert float(weights.sum()) == pytest.approx(1)
+    assert trained.validation == training.evaluate(net, noise, OBJECTIVE)
+
+
+def test_what_the_fusion_adds_can_learn_at_a_rate_of_its_own() -> None:
+    net = network("mmtm")
+    task = training.FusionTask(net, OBJECTIVE, Recipe(learning_rate=1e-3, fusion_learning_rate=1e-2))
+    groups = task.configure_optimizers().param_groups
+    assert [group["lr"] for group in groups] == [1e-3, 1e-2]
+    assert {id(p) for p in groups[1]["params"]} == {id(p) for p in net.fusion_parameters()}
+    assert sum(len(group["params"]) for group in groups) == len(list(net.parameters()))
+    same = training.FusionTask(net, OBJECTIVE, Recipe(learning_rate=1e-3)).configure_optimizers().param_groups
+    assert [group["lr"] for group in same] == [1e-3, 1e-3]
+    alone = training.FusionTask(network("multiplication"), OBJECTIVE, Recipe()).configure_optimizers()
+    assert len(alone.param_groups) == 1

@@ -15,19 +15,32 @@ if TYPE_CHECKING:
 def notes_of(table: Table) -> list[str]:
     """All notes of a table, in reading order."""
     tests = [row.difference for row in table.rows if row.difference is not None]
-    notes = [_note_on_runs(table), _note_on_direction(table), _note_on_reference(table)]
+    notes = [*_note_on_part(table), _note_on_runs(table), _note_on_direction(table), _note_on_reference(table)]
     if any(test.rule != "none" for test in tests):
         notes.append(_note_on_test(table, tests))
-    notes.append("No row is marked as the winner: that would be a choice made by test scores.")
+    if table.part == "test":
+        notes.append("No row is marked as the winner: that would be a choice made by test scores.")
+    else:
+        notes.append("No row is marked as the winner: of many optimistic scores the best is the most optimistic.")
     return notes + _note_on_gaps(table)
+
+
+def _note_on_part(table: Table) -> list[str]:
+    if table.part == "test":
+        return []
+    return [
+        "These are VALIDATION scores. Validation also chose the epoch of every row, so they are optimistic. "
+        "Differences, p and p corrected are made of them. Look for reasons here, and report test scores."
+    ]
 
 
 def _note_on_runs(table: Table) -> str:
     folds, seeds = _count(table.n_folds, "fold"), _count(table.n_seeds, "seed")
     if table.n_folds > 1:
+        shared = "training samples" if table.part == "test" else "training samples, and may share validation samples"
         return (
             f"{folds}, {seeds}. Scores are means over folds, seeds averaged within each fold first; ± is one standard "
-            "error over the fold means. Folds share training samples, so it leans small."
+            f"error over the fold means. Folds share {shared}, so it leans small."
         )
     if table.n_seeds > 1:
         return (
@@ -53,10 +66,17 @@ def _note_on_reference(table: Table) -> str:
             f"No unimodal network has a mean validation {table.score.name} over the runs that all of them have, so "
             "there is no reference for differences."
         )
+    name = table.rows[table.reference].method
+    how = "on the runs both have; the score minus the reference's."
+    if table.reference_named:
+        return (
+            f"difference: to {name!r} (ref.), the row that was asked for, {how} If these scores were the reason to "
+            "ask for it, p and p corrected are too small."
+        )
+    by = " (test scores did not choose it)" if table.part == "test" else ""
     return (
-        f"difference: to {table.rows[table.reference].method!r} (ref.), the unimodal network with the best mean "
-        f"validation {table.score.name} (test scores did not choose it), on the runs both have; the score "
-        "minus the reference's."
+        f"difference: to {name!r} (ref.), the unimodal network with the best mean validation {table.score.name}{by}, "
+        f"{how}"
     )
 
 
@@ -64,8 +84,12 @@ def _note_on_test(table: Table, tests: Sequence[PairedTest]) -> str:
     made = sum(not math.isnan(test.p_value) for test in tests)
     rule = "paired t-test over the seeds of one fold"
     if table.n_folds > 1:
-        rule = "corrected resampled t-test over folds (Nadeau & Bengio, 2003), n_test / n_train from the records"
-    return f"p: {rule}, two-sided, for one comparison alone; not corrected for the {made} made here."
+        ratio = f"n_{table.part} / n_train"
+        rule = f"corrected resampled t-test over folds (Nadeau & Bengio, 2003), {ratio} from the records"
+    note = f"p: {rule}, two-sided, for one comparison alone."
+    if not made:
+        return f"{note} None is defined here."
+    return f"{note} p corrected: Holm's (1979), over the {_count(made, 'comparison')} with a p in this table."
 
 
 def _note_on_gaps(table: Table) -> list[str]:

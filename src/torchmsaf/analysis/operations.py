@@ -142,6 +142,19 @@ def _packed_rnn(sequence: Tensor, weights: Sequence[Tensor], *rest: Any) -> int:
     return 2 * steps * sum(weight.numel() for weight in weights if weight.dim() == 2)
 
 
+def _attention(query: Tensor, key: Tensor, *rest: Any) -> int:
+    """A whole attention in one kernel: four projections, scores and weighted sum; (B, T, E) and (B, S, E)."""
+    batch, steps, width = query.shape
+    keys = key.shape[1]
+    return 4 * batch * width * ((steps + keys) * width + steps * keys)
+
+
+def _encoder_layer(tokens: Tensor, *rest: Any) -> int:
+    """PyTorch's fast path of a transformer layer: the attention and the two feed-forward layers."""
+    feed_forward: int = rest[13].numel() + rest[15].numel()
+    return _attention(tokens, tokens) + 2 * tokens.shape[0] * tokens.shape[1] * feed_forward
+
+
 # What torch.utils.flop_counter leaves out. A backward is two products, to the input and to the weights, for each of
 # the forward.
 _FORMULAS: dict[Any, Callable[..., int]] = {
@@ -151,6 +164,8 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
     aten._cudnn_rnn_backward: lambda *args: 2 * _packed_rnn(*args),
     aten.miopen_rnn: _packed_rnn,
     aten.miopen_rnn_backward: lambda *args: 2 * _packed_rnn(*args),
+    aten._native_multi_head_attention: _attention,
+    aten._transformer_encoder_layer_fwd: _encoder_layer,
     aten.mv: lambda matrix, vector: 2 * matrix.numel(),
     aten.addmv: lambda bias, matrix, vector: 2 * matrix.numel(),
     aten.dot: lambda left, right: 2 * left.numel(),

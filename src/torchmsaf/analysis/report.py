@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-from torchmsaf.analysis.statistics import Estimate, PairedTest
+from torchmsaf.analysis.statistics import Estimate
 from torchmsaf.analysis.table import Metric, Row, Table
 from torchmsaf.errors import require
 
@@ -22,7 +22,7 @@ _STAGE_NAMES = {
     "intermediate": "intermediate fusion",
 }
 _METHOD_WIDTH = 30
-_HEADER_WIDTH = 14
+_HEADER_WIDTH = 10
 _GAP = "  "
 _INDENT = "  "
 
@@ -118,7 +118,9 @@ def _columns(table: Table) -> list[_Column]:
     columns.append(
         _Column("difference", tuple("ref." if row is reference else _difference(row, score) for row in rows), "score")
     )
-    columns.append(_Column("p", tuple(_p_value(row.difference) for row in rows), "score"))
+    p_values = [row.difference.p_value if row.difference else None for row in rows]
+    columns.append(_Column("p", tuple(map(_p_value, p_values)), "score"))
+    columns.append(_Column("p corrected", tuple(_p_value(row.corrected_p) for row in rows), "score"))
     columns += [
         _Column(f"without {_clean(name)}", tuple(_estimate(row.missing[name], score) for row in rows), "missing")
         for name in table.modalities
@@ -151,10 +153,10 @@ def _difference(row: Row, metric: Metric) -> str:
     return number if number[0] == "-" or not number.strip("0.") or number == "nan" else f"+{number}"
 
 
-def _p_value(test: PairedTest | None) -> str:
-    if test is None or math.isnan(test.p_value):
+def _p_value(p: float | None) -> str:
+    if p is None or math.isnan(p):
         return ABSENT
-    return "<0.001" if test.p_value < 0.001 else f"{test.p_value:.3f}"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _number(value: float, metric: Metric) -> str:

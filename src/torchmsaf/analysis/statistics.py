@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -122,6 +122,37 @@ def paired_test(a: Scores, b: Scores, test_to_train: float) -> PairedTest:
         rule = "paired t-test over seeds"
     error = math.sqrt((1 / n + correction) * variance) if n else math.nan
     return PairedTest(mean, error, _two_sided_p(mean, error, n - 1), max(n - 1, 0), rule, len(common))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct the p-values of several tests for their number, by Holm's step-down method.
+
+    Holm (1979), A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal of Statistics 6(2),
+    65-70. Of m p-values in rising order the i-th, from 1, becomes the largest of (m - j + 1) p_j over j <= i, and 1 at
+    most. Call real what has a corrected p of 0.05 or less: the chance of one false claim or more is then 0.05 at most,
+    however the tests depend on one another. Corrected values are never above Bonferroni's m p_i.
+
+    Args:
+        p_values: in any order. nan is a test that was not made: it stays nan and does not count.
+
+    Returns:
+        The corrected values, in the order of ``p_values``.
+
+    Raises:
+        DataError: a value is below 0 or above 1.
+    """
+    for index, p in enumerate(p_values):
+        if p < 0 or p > 1:
+            raise DataError(
+                f"p_values[{index}] is {p!r}: give numbers from 0 to 1, or nan for a test that was not made"
+            )
+    rising = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))
+    corrected = [math.nan] * len(p_values)
+    largest = 0.0
+    for done, (p, index) in enumerate(rising):
+        largest = max(largest, min((len(rising) - done) * p, 1.0))
+        corrected[index] = largest
+    return corrected
 
 
 def _two_sided_p(mean: float, error: float, degrees_of_freedom: int) -> float:

@@ -7,13 +7,14 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from torchmsaf.analysis.notes import notes_of
-from torchmsaf.analysis.statistics import Estimate, PairedTest, Scores, paired_test, summarize
+from torchmsaf.analysis.statistics import Estimate, PairedTest, Scores, holm, paired_test, summarize
 from torchmsaf.errors import ResultError
 
 Record = Mapping[str, Any]
+Part = Literal["test", "validation"]
 
 STAGES = ("unimodal", "late", "early", "intermediate")
 _KEYS = ("fold", "seed", "method", "stage", "validation", "test", "train_size", "test_size")
@@ -44,10 +45,11 @@ class Row:
     Args:
         method: what to call it, options included: ``"msaf (identity_start=True)"``.
         stage: one of ``STAGES``.
-        score: the test score.
-        others: further test metrics by name; None where no run has it.
+        score: of the table's part.
+        others: further metrics of that part by name; None where no run has it.
         difference: score minus the reference's, and its test; None for the reference itself and without one.
-        missing: modality -> test score without it; None where no run has it.
+        corrected_p: the difference's p-value, corrected by Holm's method for all of the table; None without a p-value.
+        missing: modality -> test score without it; None where no run has it. Empty in a table of validation scores.
         parameters: trained in this row, all networks together.
         added_parameters: of these, what the fusion adds to the networks.
         flops: as recorded.
@@ -61,6 +63,7 @@ class Row:
     score: Estimate
     others: Mapping[str, Estimate | None]
     difference: PairedTest | None
+    corrected_p: float | None
     missing: Mapping[str, Estimate | None]
     parameters: int | None
     added_parameters: int | None
@@ -78,13 +81,15 @@ class Table:
         title: e.g. the data set.
         protocol: how samples were split, with its citation.
         score: the measure that methods are compared by.
-        others: further test metrics, in column order.
-        modalities: in declared order.
+        others: further metrics, in column order.
+        modalities: in declared order; none in a table of validation scores, which has no column for them.
         rows: unimodal networks, then late, early and intermediate fusion.
-        reference: the index in ``rows`` of the best unimodal network by *validation* score; None without one.
+        reference: the index in ``rows`` of the row that differences are to; None without one.
         n_folds: distinct folds in the records.
         n_seeds: distinct seeds in the records.
         notes: what a reader must know to read the numbers, a sentence or two each.
+        part: the samples that scores are of.
+        reference_named: the reference was asked for; else it is the best unimodal network by *validation* score.
     """
 
     title: str
@@ -97,12 +102,15 @@ class Table:
     n_folds: int
     n_seeds: int
     notes: tuple[str, ...]
+    part: Part = "test"
+    reference_named: bool = False
 
     @property
     def caption(self) -> str:
-        """Title and protocol, and with one fold a warning."""
+        """Title and protocol, with a warning before validation scores and one after one fold."""
+        part = " VALIDATION scores, which also chose the epochs." if self.part == "validation" else ""
         warning = " One fold: ± and p tell of the seeds only." if self.n_folds == 1 else ""
-        return f"{self.title}. {self.protocol.rstrip('. ')}.{warning}"
+        return f"{self.title}.{part} {self.protocol.rstrip('. ')}.{warning}"
 
 
 def build_table(
@@ -113,13 +121,16 @@ def build_table(
     score: str,
     higher_is_better: bool,
     expected_runs: int | None = None,
+    reference: str | None = None,
+    part: Part = "test",
 ) -> Table:
     """Build the comparison table from records (docs/design.md, Records).
 
     Parameters, added parameters and FLOPs are the largest over the runs, seconds the mean.
 
-    The reference of the differences is the unimodal network with the best mean *validation* score, over the runs that
-    all unimodal networks have. Test scores choose nothing. A method is told apart by stage, name, modality and options.
+    The reference of the differences is the row that ``reference`` names; by default the unimodal network with the best
+    mean *validation* score, over the runs that all unimodal networks have. Test scores choose nothing. A method is
+    told apart by stage, name, modality and options.
 
     Args:
         records: one a training, in any order; methods stay in the order of their first record within a stage.
@@ -128,33 +139,41 @@ def build_table(
         score: the metric to compare by; in ``validation`` and ``test`` of every record. null counts as nan.
         higher_is_better: of that metric.
         expected_runs: folds x seeds asked for; default: the distinct folds x distinct seeds in the records.
+        reference: the name of a row, as in its ``method``: ``"msaf (identity_start=True)"``.
+        part: ``"validation"`` gives a table to look for reasons in, without looking at test scores. Validation chose
+            the epochs too, so its scores are optimistic. What is left out when a modality is missing was measured on
+            test alone, and is not in it. Every record needs ``validation_size``.
 
     Raises:
         ResultError: there are no records; one lacks a key, has an unknown stage or no such score; the same method has
-            two records of one fold and seed, or more than ``expected_runs``.
+            two records of one fold and seed, or more than ``expected_runs``; ``reference`` is the name of no row, or
+            of several; there is no such ``part``.
         MissingDependencyError: SciPy is not installed.
     """
     if not records:
         raise ResultError("no records: there is nothing to tabulate; run the comparison first")
-    groups = _group(records, score)
+    if part not in ("test", "validation"):
+        raise ResultError(f"there is no part {part!r}: a table is of 'test' or of 'validation' scores")
+    groups = _group(records, score, part)
     n_folds, n_seeds = (len({record[key] for record in records}) for key in ("fold", "seed"))
     expected = n_folds * n_seeds if expected_runs is None else expected_runs
-    metrics = _metrics(records, score)
-    modalities = _modalities(groups)
-    reference = _best_unimodal(groups, score, higher_is_better)
+    metrics = _metrics(records, score, part)
+    modalities = _modalities(groups) if part == "test" else ()
+    chosen = _best_unimodal(groups, score, higher_is_better) if reference is None else _named(groups, reference)
     names = [metric.name for metric in metrics]
-    rows = tuple(
+    rows = [
         _row(
             runs,
-            groups[reference] if reference is not None and index != reference else None,
+            groups[chosen] if chosen is not None and index != chosen else None,
             score=score,
+            part=part,
             metrics=names,
             modalities=modalities,
             n_folds=n_folds,
             expected=expected,
         )
         for index, runs in enumerate(groups)
-    )
+    ]
     for row in rows:
         if row.runs > expected:
             raise ResultError(f"{row.method!r} has {row.runs} runs; expected_runs is {expected}: give folds x seeds")
@@ -164,11 +183,13 @@ def build_table(
         score=Metric(score, _is_fraction(score), higher_is_better),
         others=metrics,
         modalities=modalities,
-        rows=rows,
-        reference=reference,
+        rows=_corrected(rows),
+        reference=chosen,
         n_folds=n_folds,
         n_seeds=n_seeds,
         notes=(),
+        part=part,
+        reference_named=reference is not None,
     )
     return replace(table, notes=tuple(notes_of(table)))
 
@@ -179,20 +200,21 @@ def label(record: Record) -> str:
     return f"{record['method']} ({options})" if options else str(record["method"])
 
 
-def _group(records: Sequence[Record], score: str) -> list[list[Record]]:
+def _group(records: Sequence[Record], score: str, part: Part) -> list[list[Record]]:
     """Check the records and gather them by method, stage by stage."""
+    needed = _KEYS if part == "test" else (*_KEYS, "validation_size")
     groups: dict[tuple[str, ...], dict[tuple[int, int], Record]] = {}
     for number, record in enumerate(records):
-        missing = [key for key in _KEYS if key not in record]
+        missing = [key for key in needed if key not in record]
         if missing:
-            raise ResultError(f"record {number} has no {', '.join(missing)}: it needs {', '.join(_KEYS)}")
+            raise ResultError(f"record {number} has no {', '.join(missing)}: it needs {', '.join(needed)}")
         run = (record["fold"], record["seed"])
         where = f"record {number} ({label(record)!r}, fold {run[0]}, seed {run[1]})"
         if record["stage"] not in STAGES:
             raise ResultError(f"{where} has the stage {record['stage']!r}: it must be one of {', '.join(STAGES)}")
-        for part in ("validation", "test"):
-            if score not in record[part]:
-                raise ResultError(f"{where} has no {part} score {score!r}: it has {', '.join(record[part]) or 'none'}")
+        for name in ("validation", "test"):
+            if score not in record[name]:
+                raise ResultError(f"{where} has no {name} score {score!r}: it has {', '.join(record[name]) or 'none'}")
         if not record["train_size"] > 0:
             raise ResultError(f"{where} has train_size {record['train_size']!r}: it must be greater than 0")
         options = json.dumps(record.get("options") or {}, sort_keys=True, default=str)
@@ -208,26 +230,28 @@ def _row(
     reference: Sequence[Record] | None,
     *,
     score: str,
+    part: Part,
     metrics: Sequence[str],
     modalities: Sequence[str],
     n_folds: int,
     expected: int,
 ) -> Row:
-    scores = _scores(runs, score)
+    scores = _scores(runs, score, part)
     seconds = [record["seconds"] for record in runs if record.get("seconds") is not None]
     difference = None
     if reference is not None:
-        ratios = [record["test_size"] / record["train_size"] for record in runs]
-        difference = paired_test(scores, _scores(reference, score), sum(ratios) / len(ratios))
+        ratios = [record[f"{part}_size"] / record["train_size"] for record in runs]
+        difference = paired_test(scores, _scores(reference, score, part), sum(ratios) / len(ratios))
         if n_folds > 1 and difference.rule == "paired t-test over seeds":
             difference = replace(difference, standard_error=math.nan, p_value=math.nan, rule="none")
     return Row(
         method=label(runs[0]),
         stage=runs[0]["stage"],
         score=_estimate(scores, n_folds) or summarize({}),
-        others={name: _estimate(_scores(runs, name), n_folds) for name in metrics},
+        others={name: _estimate(_scores(runs, name, part), n_folds) for name in metrics},
         difference=difference,
-        missing={name: _estimate(_scores(runs, score, without=name), n_folds) for name in modalities},
+        corrected_p=None,
+        missing={name: _estimate(_scores(runs, score, part, without=name), n_folds) for name in modalities},
         parameters=_largest(runs, "parameters"),
         added_parameters=_largest(runs, "added_parameters"),
         flops=_largest(runs, "flops"),
@@ -237,7 +261,14 @@ def _row(
     )
 
 
-def _scores(runs: Iterable[Record], name: str, *, part: str = "test", without: str | None = None) -> Scores:
+def _corrected(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Give every row that has a p-value the one that is corrected for all of them."""
+    tests = [row.difference for row in rows]
+    adjusted = holm([math.nan if test is None else test.p_value for test in tests])
+    return tuple(replace(row, corrected_p=None if math.isnan(p) else p) for row, p in zip(rows, adjusted, strict=True))
+
+
+def _scores(runs: Iterable[Record], name: str, part: Part, *, without: str | None = None) -> Scores:
     """Gather a metric by (fold, seed), from the runs that have it; null, which JSON has for nan, is nan."""
     found: dict[tuple[int, int], float] = {}
     for record in runs:
@@ -258,9 +289,7 @@ def _estimate(scores: Scores, n_folds: int) -> Estimate | None:
 def _best_unimodal(groups: Sequence[Sequence[Record]], score: str, higher_is_better: bool) -> int | None:
     """Return the index of the unimodal network with the best mean validation score; the first of equals."""
     validation = {
-        index: _scores(runs, score, part="validation")
-        for index, runs in enumerate(groups)
-        if runs[0]["stage"] == "unimodal"
+        index: _scores(runs, score, "validation") for index, runs in enumerate(groups) if runs[0]["stage"] == "unimodal"
     }
     if not validation:
         return None
@@ -270,9 +299,20 @@ def _best_unimodal(groups: Sequence[Sequence[Record]], score: str, higher_is_bet
     return max(means, key=means.__getitem__) if means else None
 
 
-def _metrics(records: Sequence[Record], score: str) -> tuple[Metric, ...]:
-    """Return the further test metrics: those we know in our order, then the others as they come. No losses."""
-    names = dict.fromkeys(name for record in records for name in record["test"] if name not in (score, "loss"))
+def _named(groups: Sequence[Sequence[Record]], name: str) -> int:
+    """Return the index of the row with this name."""
+    names = [label(runs[0]) for runs in groups]
+    found = [index for index, own in enumerate(names) if own == name]
+    if len(found) == 1:
+        return found[0]
+    what = f"{len(found)} rows are named {name!r}" if found else f"no row is named {name!r}"
+    others = ", ".join(repr(own) for own in names if own != name)
+    raise ResultError(f"{what}: choose the reference from {others or 'other names'}")
+
+
+def _metrics(records: Sequence[Record], score: str, part: Part) -> tuple[Metric, ...]:
+    """Return the further metrics: those we know in our order, then the others as they come. No losses."""
+    names = dict.fromkeys(name for record in records for name in record[part] if name not in (score, "loss"))
     ordered = [name for name in _ORDER if name in names] + [name for name in names if name not in _ORDER]
     return tuple(Metric(name, _is_fraction(name), _direction(name)) for name in ordered)
 

@@ -1,6 +1,8 @@
-"""Networks made of stages; they know nothing of fusion."""
+"""Networks for one modality; they know nothing of fusion."""
 
 from torchmsaf.backbones.by_rank import network_for as network_for
+from torchmsaf.backbones.mfcc_cnn import MFCCNet as MFCCNet
+from torchmsaf.backbones.resnext3d import ResNeXt3D as ResNeXt3D
 from torchmsaf.backbones.staged import ConvNet as ConvNet
 from torchmsaf.backbones.staged import StagedNetwork as StagedNetwork
 from torchmsaf.backbones.staged import VectorNet as VectorNet

@@ -57,18 +57,23 @@ def parse_method(text: str) -> MethodChoice:
 
 
 def choose_methods(texts: Sequence[str] | None, *, regression: bool) -> list[MethodChoice]:
-    """The methods asked for, or all that can do the task, MSAF with the paper's start and with an identity start.
+    """The methods asked for; ``all``, or None, is every one that can do the task, and MSAF with an identity start too.
 
     Raises:
         FusionInputError: a method twice, or one that cannot do regression.
     """
-    if texts is None:
-        names = [method.name for method in list_fusions() if method.regression or not regression]
-        return [MethodChoice(name) for name in names] + [MethodChoice("msaf", {"identity_start": True})]
-    choices = [parse_method(text) for text in texts]
-    for k, choice in enumerate(choices):
-        if choice in choices[:k]:
-            raise FusionInputError(f"method {texts[k]!r} is given twice")
-        if regression and not find_method(choice.name).regression:
-            raise FusionInputError(f"method {choice.name!r} is for classification, and the target is a number")
+    choices: list[MethodChoice] = []
+    for text in ["all"] if texts is None else texts:
+        asked = _all_methods(regression) if text == "all" else [parse_method(text)]
+        for choice in asked:
+            if choice in choices:
+                raise FusionInputError(f"method {text!r} is given twice")
+            if regression and not find_method(choice.name).regression:
+                raise FusionInputError(f"method {choice.name!r} is for classification, and the target is a number")
+        choices += asked
     return choices
+
+
+def _all_methods(regression: bool) -> list[MethodChoice]:
+    names = [method.name for method in list_fusions() if method.regression or not regression]
+    return [*map(MethodChoice, names), MethodChoice("msaf", {"identity_start": True})]

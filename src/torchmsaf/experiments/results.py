@@ -29,7 +29,7 @@ from urllib.parse import quote
 from torch import Tensor
 
 from torchmsaf.analysis.report import render_html, render_markdown, render_text
-from torchmsaf.analysis.table import Table, build_table, label
+from torchmsaf.analysis.table import Part, Table, build_table, label
 from torchmsaf.errors import ResultError, require
 
 Json = dict[str, Any]
@@ -55,7 +55,7 @@ _RECORD = {
     "train_size": int,
     "weights": str,
 }
-_TABLED = {**_RECORD, "test": dict, "test_size": int}
+_TABLED = {**_RECORD, "test": dict, "test_size": int, "validation_size": int}
 
 
 class ResultFolder:
@@ -202,11 +202,16 @@ class UnitFile:
         self.done[key] = record
 
 
-def make_table(folder: ResultFolder) -> Table:
+def make_table(folder: ResultFolder, *, reference: str | None = None, part: Part = "test") -> Table:
     """The table of what is on record.
 
+    Args:
+        folder: with the records.
+        reference: the name of the row that differences are to; default: the best unimodal network by validation.
+        part: the samples that scores are of.
+
     Raises:
-        ResultError: nothing is.
+        ResultError: nothing is on record, or there is no such row.
     """
     config = folder.config()
     records = [record for record in folder.records() if record["stage"] != "start"]
@@ -221,6 +226,8 @@ def make_table(folder: ResultFolder) -> Table:
         score=config["objective"]["score"],
         higher_is_better=config["objective"]["higher_is_better"],
         expected_runs=protocol["folds"] * len(config["seeds"]),
+        reference=reference,
+        part=part,
     )
     return replace(table, notes=(*table.notes, *_note_on_divergence(folder.records())))
 
@@ -235,7 +242,7 @@ def _note_on_divergence(records: Sequence[Json]) -> list[str]:
 
 
 def write_tables(folder: ResultFolder) -> Table:
-    """Build the table and write it as text, Markdown and HTML."""
+    """Build the table of test scores, with the reference by default, and write it as text, Markdown and HTML."""
     table = make_table(folder)
     _write(folder.path / "table.txt", render_text(table))
     _write(folder.path / "table.md", render_markdown(table))

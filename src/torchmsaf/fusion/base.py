@@ -4,7 +4,8 @@
 - *early*: ``fusion(vectors, present=None) -> (B, K)``, built from the widths of the feature vectors and K.
 - *late*: ``fusion(logits, present=None) -> (B, K)``, built from the number of modalities and the kind of task.
 
-A method that trains by a rule of its own overrides ``training_loss``; nobody else asks which method it is.
+A method that trains by a rule of its own overrides ``training_loss``, one that chooses something on validation ``fit``;
+nobody else asks which method it is.
 """
 
 # B batch, M modalities, K classes (1 in regression)
@@ -22,7 +23,13 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 class TrainingRule:
-    """How a fused network is trained. The default is the task's loss on the fused prediction."""
+    """How a fused network is trained. The default is the task's loss on the fused prediction.
+
+    Attributes:
+        fits_on_validation: whether :meth:`fit` does something.
+    """
+
+    fits_on_validation = False
 
     def training_loss(
         self, prediction: Tensor, parts: Sequence[Tensor], target: Tensor, present: Tensor | None, criterion: Criterion
@@ -37,6 +44,54 @@ class TrainingRule:
             criterion: the task's loss of ``(B, K)`` and target: cross-entropy, or squared error.
         """
         return criterion(prediction, target)
+
+    def fit(self, parts: Sequence[Tensor], target: Tensor, present: Tensor | None, criterion: Criterion) -> None:
+        """Choose what the method chooses on validation samples, once the networks are trained. The default: nothing.
+
+        Args:
+            parts: each network's own prediction of all validation samples, ``(n, K)`` a modality.
+            target: ``(n,)``.
+            present: ``(n, M)`` booleans, or None = all.
+            criterion: the task's loss.
+        """
+
+
+class BranchFusion(TrainingRule, nn.Module):
+    """An intermediate method with a branch of its own beside the networks.
+
+    The branch is a vector a sample. It grows from point to point, and the fused prediction is made of its last state, by
+    the module that ``head`` makes.
+
+    Attributes:
+        branch_width: width of the branch, the same at all points of a network.
+    """
+
+    branch_width: int
+
+    def grow(
+        self,
+        features: Sequence[Tensor],
+        branch: Tensor | None,
+        *,
+        masks: Sequence[Tensor | None] | None = None,
+        present: Tensor | None = None,
+    ) -> tuple[list[Tensor], Tensor]:
+        """Maps ``(B, C_m, *positions)`` and the branch ``(B, branch_width)``, None at the first point, to both again."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        *,
+        masks: Sequence[Tensor | None] | None = None,
+        present: Tensor | None = None,
+    ) -> list[Tensor]:
+        """Maps alone, as at a first point: what the branch came to is left out."""
+        return self.grow(features, None, masks=masks, present=present)[0]
+
+    def head(self, out_features: int) -> nn.Module:
+        """A new module from the last branch, ``(B, branch_width)``, to the fused prediction, ``(B, K)``."""
+        return nn.Linear(self.branch_width, out_features)
 
 
 class EarlyFusion(TrainingRule, nn.Module):

@@ -1,4 +1,8 @@
-"""Concatenation and fully connected layers (early fusion)."""
+"""Concatenation and fully connected layers (early fusion).
+
+After Ortega, Senoussaoui, Granger, Pedersoli, Cardinal and Koerich, "Multimodal Fusion with Deep Neural Networks for
+Audio-Video Emotion Recognition", arXiv 1907.03196, 2019.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from torchmsaf.errors import FusionInputError
 from torchmsaf.fusion.base import EarlyFusion
-from torchmsaf.ops.checks import check_integer, check_share, is_integer
+from torchmsaf.ops.checks import check_integer, check_share, check_widths
 
 
 class ConcatFC(EarlyFusion):
@@ -40,8 +43,7 @@ class ConcatFC(EarlyFusion):
         check_share("dropout", dropout, said="a probability in [0, 1)", below_one=True)
         if project is not None:
             check_integer("project", project, advice="None is no projection")
-        if not isinstance(hidden, list | tuple) or not all(is_integer(width) and width >= 1 for width in hidden):
-            raise FusionInputError(f"hidden is a list of positive widths, such as [256], got {hidden!r}")
+        check_widths("hidden", hidden, example="[256]")
         self.projections = nn.ModuleList(nn.Linear(width, project) for width in widths) if project else None
         sizes = [len(self.widths) * project if project else sum(self.widths), *hidden]
         layers: list[nn.Module] = []

@@ -7,16 +7,14 @@ Vaezi Joze, Shaban, Iuzzolino and Koishida, "MMTM: Multimodal Transfer Module fo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from torchmsaf.errors import FusionInputError
 from torchmsaf.fusion.base import TrainingRule
-from torchmsaf.ops.checks import check_channels
+from torchmsaf.ops.checks import check_channels, check_number
 from torchmsaf.ops.gating import pool_maps
 
 
@@ -45,16 +43,16 @@ class MMTM(TrainingRule, nn.Module):
     ) -> None:
         super().__init__()
         self.channels = check_channels(channels)
-        _check_number("ratio", ratio)
-        _check_number("gate_scale", gate_scale)
+        check_number("ratio", ratio)
+        self.gate_scale = check_number("gate_scale", gate_scale)
         total = sum(self.channels)
         width = int(2 * total / ratio) if ratio > 0 else 0
         if width < 1:
             raise FusionInputError(
                 f"ratio={ratio} leaves no channel of 2 * {total}; choose a ratio in (0, {2 * total}]"
             )
-        self.gate_scale = gate_scale
         self.squeeze = nn.Linear(total, width)
+        self.activation = nn.ReLU()
         self.excite = nn.ModuleList(nn.Linear(width, count) for count in self.channels)
         if identity_start:
             if gate_scale != 2:
@@ -75,11 +73,5 @@ class MMTM(TrainingRule, nn.Module):
         """
         weight = self.squeeze.weight
         descriptors, _, rescale = pool_maps(features, masks, present, channels=self.channels, parameter=weight)
-        joint = torch.relu(self.squeeze(torch.cat(descriptors, dim=1).to(weight.dtype)))
+        joint = self.activation(self.squeeze(torch.cat(descriptors, dim=1).to(weight.dtype)))
         return rescale([self.gate_scale * torch.sigmoid(layer(joint)) for layer in self.excite])
-
-
-def _check_number(name: str, value: float) -> None:
-    number = isinstance(value, int | float | np.floating | np.integer) and not isinstance(value, bool)
-    if not number or not math.isfinite(value):
-        raise FusionInputError(f"{name} is a finite number, got {value!r}")

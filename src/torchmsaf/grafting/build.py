@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from torchmsaf.errors import FusionInputError, GraftError
-from torchmsaf.fusion.registry import create_fusion, find_method
+from torchmsaf.fusion.base import BranchFusion
+from torchmsaf.fusion.registry import METHODS, create_fusion, find_method
 from torchmsaf.grafting.describe import from_sight
 from torchmsaf.grafting.dry_run import Sight, find_layer, observe
-from torchmsaf.grafting.exchange import PlainFusion
-from torchmsaf.grafting.heads import HEADS
+from torchmsaf.grafting.exchange import PlainFusion, asked_for
+from torchmsaf.grafting.heads import HEADS, Branch
 from torchmsaf.grafting.model import GraftedModel, Networks
 from torchmsaf.grafting.plan import make_plan
 from torchmsaf.grafting.players import Stop
@@ -39,7 +40,9 @@ def graft(
         points: where they are fused, and how. Networks meet the points in the order in which they come to them.
         head: what is made of the networks' outputs: ``"sum"`` (of logits: the product of the networks' probabilities, as
             in the paper), ``"mean"``, ``"concat"`` along axis 1, a module that is called with the list of outputs (and
-            ``present``, if it has that parameter), or None for the dict of outputs.
+            ``present`` and ``branch``, if it has such parameters), or None for the dict of outputs. ``"branch"`` is for
+            fusions with a branch of their own, such as CentralNet: a linear layer of it, as wide as the first network's
+            output on the example.
         example: an input of each network, as in a forward pass, of any batch size. Each network runs on it once, alone,
             in evaluation mode and without gradients. Needed for fusions given by name; without it, layouts are
             guessed from the layers' classes, and an order that cannot be met is found in the first forward pass.
@@ -59,11 +62,11 @@ def graft(
     points = _check_points(points)
     sights = None if example is None else _observe(networks, points, example)
     plan = make_plan(networks, points, sights)
-    chosen = _head(head, networks)
     paths = _output_paths(networks, {} if outputs is None else outputs)
-    shapes = {} if sights is None or chosen is None else _output_shapes(sights, paths)
+    shapes = {} if sights is None or head is None else _output_shapes(sights, paths)
     # last, as fusions draw random numbers
     fusions = [_fusion(point, stops, networks) for point, stops in zip(points, plan, strict=True)]
+    chosen = _head(head, networks, fusions, shapes)
     seen = [one for name, sight in (sights or {}).items() for one in from_sight(name, networks[name], sight)]
     model = GraftedModel(networks, plan, fusions, chosen, paths, shapes, seen)
     if example is not None and any(stop.promised for stops in plan for stop in stops):
@@ -180,12 +183,29 @@ def _check_built(fusion: nn.Module, stops: Sequence[Stop]) -> None:
             )
 
 
-def _head(head: str | nn.Module | None, networks: Mapping[str, nn.Module]) -> nn.Module | None:
+def _head(
+    head: str | nn.Module | None,
+    networks: Mapping[str, nn.Module],
+    fusions: Sequence[nn.Module],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> nn.Module | None:
+    if head is not None and not isinstance(head, nn.Module) and head not in (*HEADS, "branch"):
+        raise GraftError(f"head is {', '.join(map(repr, HEADS))}, 'branch', a module, or None, got {head!r}")
+    if isinstance(head, str) and head != "branch":
+        return HEADS[head](tuple(networks))
+    branches = [fusion for fusion in fusions if isinstance(fusion, BranchFusion)]
+    if not branches and (head == "branch" or (isinstance(head, nn.Module) and "branch" in asked_for(head))):
+        able = ", ".join(
+            one.name for one in METHODS.values() if isinstance(one.build, type) and issubclass(one.build, BranchFusion)
+        )
+        raise GraftError(f"head {head!r} reads a branch, and no fusion here grows one; those that do: {able}")
     if head is None or isinstance(head, nn.Module):
         return head
-    if not isinstance(head, str) or head not in HEADS:
-        raise GraftError(f"head is {', '.join(map(repr, HEADS))}, a module, or None, got {head!r}")
-    return HEADS[head](tuple(networks))
+    if not shapes:
+        raise GraftError("head 'branch': the width of its output is read from the example; give graft an example")
+    layer = branches[-1].head(next(iter(shapes.values()))[-1])
+    like = next(branches[-1].parameters())
+    return Branch(layer.to(like.device, like.dtype))
 
 
 def _output_paths(networks: Mapping[str, nn.Module], outputs: Mapping[str, Element]) -> dict[str, Path]:

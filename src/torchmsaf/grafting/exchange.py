@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torchmsaf.errors import FusionInputError, GraftError
+from torchmsaf.fusion.base import BranchFusion
 from torchmsaf.grafting.maps import Map, check_batch
 from torchmsaf.grafting.meeting import Answers
 from torchmsaf.grafting.players import Arrival, Stop
@@ -28,6 +29,7 @@ class Exchange:
         takes: which of ``masks`` and ``present`` each fusion takes.
         masks: of the networks' inputs, by name.
         presence: who is there.
+        branch: the last state of the fusions' own branch, for those that have one; empty before the first.
     """
 
     plan: Sequence[Sequence[Stop]]
@@ -35,6 +37,7 @@ class Exchange:
     takes: Sequence[frozenset[str]]
     masks: Mapping[str, Tensor | None]
     presence: Presence
+    branch: list[Tensor] = field(default_factory=list)
 
     def fuse(self, point: int, arrivals: Mapping[int, Arrival]) -> Answers:
         """What each network goes on with.
@@ -74,10 +77,12 @@ class Exchange:
                 raise GraftError(
                     f"point {point}: {_name(fusion)} has no parameter {name!r}, and "
                     + ("a mask reaches it" if name == "masks" else "a modality is missing")
-                    + "; MSAF and MMTM have it"
+                    + "; all methods of torchmsaf have it"
                 )
         try:
-            fused = fusion(features, **asked)
+            fused = (
+                self._grow(fusion, features, asked) if isinstance(fusion, BranchFusion) else fusion(features, **asked)
+            )
         except FusionInputError as error:
             order = "; ".join(f"modality {stop.slot} is {stop.where}" for stop in stops)
             raise GraftError(f"point {point}: {error} ({order})") from error
@@ -89,6 +94,12 @@ class Exchange:
                 f"point {point}: {_name(fusion)} gave {said(fused)}; expected a list of {len(stops)} maps, one a tap"
             )
         return {stop.slot: one.back(x) for stop, one, x in zip(stops, maps, fused, strict=True) if one is not None}
+
+    def _grow(self, fusion: BranchFusion, features: Sequence[Tensor], asked: Mapping[str, Any]) -> list[Tensor]:
+        """Maps and branch go through a point that has a branch; the branch is kept for the next, and for the head."""
+        fused, grown = fusion.grow(features, self.branch[0] if self.branch else None, **asked)
+        self.branch[:] = [grown]
+        return fused
 
 
 @dataclass(frozen=True)
@@ -162,14 +173,14 @@ class PlainFusion(nn.Module):
 
 
 def asked_for(module: nn.Module) -> frozenset[str]:
-    """Which of ``masks`` and ``present`` a fusion or a head takes."""
+    """Which of ``masks``, ``present`` and ``branch`` a fusion or a head takes."""
     called = module.function if isinstance(module, PlainFusion) else module.forward
     try:
         parameters = inspect.signature(called).parameters
     except (TypeError, ValueError):  # a builtin
         return frozenset()
     every = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
-    return frozenset(name for name in ("masks", "present") if every or name in parameters)
+    return frozenset(name for name in ("masks", "present", "branch") if every or name in parameters)
 
 
 def _check_channels(maps: Sequence[Map | None], fusion: nn.Module) -> None:

@@ -78,6 +78,23 @@ class Concat(_Head):
         return torch.cat(_without_absent(outputs, present), 1)
 
 
+class Branch(nn.Module):
+    """The prediction from the branch that fusions grow beside the networks, such as CentralNet's.
+
+    Args:
+        layer: from the branch, ``(B, width)``, to the prediction.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, outputs: Sequence[Tensor], *, branch: Tensor, present: Tensor | None = None) -> Tensor:
+        """``(B, K)``; the networks' own outputs are not in it."""
+        prediction: Tensor = self.layer(branch)
+        return prediction
+
+
 HEADS: dict[str, type[_Head]] = {"sum": Sum, "mean": Mean, "concat": Concat}
 
 

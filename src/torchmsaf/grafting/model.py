@@ -119,9 +119,9 @@ class GraftedModel(nn.Module):
         else:
             outputs = interleave(runs, self._board.key, meetings, self._check_met)
         head = self.head
-        return outputs if head is None else self._decide(head, outputs, presence)
+        return outputs if head is None else self._decide(head, outputs, presence, exchange.branch)
 
-    def _decide(self, head: nn.Module, outputs: Mapping[str, Any], presence: Presence) -> Any:
+    def _decide(self, head: nn.Module, outputs: Mapping[str, Any], presence: Presence, branch: Sequence[Tensor]) -> Any:
         parts: dict[str, Tensor] = {}
         for name, output in outputs.items():
             owner = f"network {name!r}"
@@ -136,11 +136,12 @@ class GraftedModel(nn.Module):
                 parts[name] = some.new_zeros(()).expand(self._shape_of_missing(name, some))
         ordered = [parts[name] for name in self._names]
         present = presence.of(self._names, some.shape[0], some.device)
-        if present is None:
-            return head(ordered)
-        if "present" not in self._head_takes:
-            raise GraftError(f"{type(head).__name__} as head has no parameter 'present', and a modality is missing")
-        return head(ordered, present=present)
+        asked = {"branch": branch[0]} if branch and "branch" in self._head_takes else {}
+        if present is not None:
+            if "present" not in self._head_takes:
+                raise GraftError(f"{type(head).__name__} as head has no parameter 'present', and a modality is missing")
+            asked["present"] = present
+        return head(ordered, **asked)
 
     def _shape_of_missing(self, name: str, some: Tensor) -> tuple[int, ...]:
         """Of the output of a network that does not run: its width on the example, its positions as the others'."""

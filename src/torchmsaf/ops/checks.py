@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Sequence
 
@@ -37,10 +38,27 @@ def check_integer(name: str, value: int, *, advice: str) -> int:
     return int(value)
 
 
+def check_number(name: str, value: float) -> float:
+    """A finite number argument, given back as it came."""
+    if not _is_number(value) or not math.isfinite(value):
+        raise FusionInputError(f"{name} is a finite number, got {value!r}")
+    return value
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.floating | np.integer) and not isinstance(value, bool)
+
+
+def check_widths(name: str, widths: Sequence[int], *, example: str) -> list[int]:
+    """A list, which may be empty, of positive integers."""
+    if not isinstance(widths, list | tuple) or not all(is_integer(width) and width >= 1 for width in widths):
+        raise FusionInputError(f"{name} is a list of positive widths, such as {example}, got {widths!r}")
+    return [int(width) for width in widths]
+
+
 def check_share(name: str, value: float, *, said: str, below_one: bool = False) -> float:
     """A number in [0, 1], or in [0, 1)."""
-    number = isinstance(value, int | float | np.floating | np.integer) and not isinstance(value, bool)
-    if not number or not 0 <= value <= 1 or (below_one and value == 1):
+    if not _is_number(value) or not 0 <= value <= 1 or (below_one and value == 1):
         raise FusionInputError(f"{name} is {said}, got {value!r}" + ("; use 0 for no dropout" if below_one else ""))
     return float(value)
 

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torchmsaf.backbones.staged import StagedNetwork
 from torchmsaf.errors import FusionInputError
 from torchmsaf.fusion.averaging import Averaging
-from torchmsaf.fusion.base import Criterion, TrainingRule
+from torchmsaf.fusion.base import BranchFusion, Criterion, TrainingRule
 from torchmsaf.fusion.multiplication import Multiplication
-from torchmsaf.fusion.registry import create_fusion, find_method
+from torchmsaf.fusion.registry import METHODS, create_fusion, find_method
+from torchmsaf.ops.checks import is_integer
 from torchmsaf.ops.modes import evaluating
 from torchmsaf.ops.support import over_samples
 
@@ -41,14 +42,16 @@ class FusedNetwork(nn.Module):
     """Networks of several modalities with one fusion method.
 
     An intermediate method stands after every stage that all networks have, counted from the last; the networks'
-    predictions are multiplied then (their logits summed, as in the paper), or averaged in regression.
+    predictions are multiplied then (their logits summed, as in the paper), or averaged in regression. A method with a
+    branch of its own predicts from it.
 
     Args:
         networks: one network a modality, in order. Their parameters keep their names under ``networks.<modality>.``,
             with the modality's name as :func:`module_name` writes it.
         method: name of the method; None for a single network without fusion.
         outputs: K.
-        options: arguments of the method.
+        options: arguments of the method; ``points`` of an intermediate one is how many stages it stands after, from
+            the last.
         regression: predictions are values.
 
     Raises:
@@ -75,7 +78,8 @@ class FusedNetwork(nn.Module):
         if method is None and len(networks) != 1:
             raise FusionInputError(f"{len(networks)} networks need a fusion method")
         if method is not None and regression and not find_method(method).regression:
-            raise FusionInputError(f"{method} is for classification; in regression use averaging, concat, mmtm or msaf")
+            able = ", ".join(one.name for one in METHODS.values() if one.regression)
+            raise FusionInputError(f"{method} is for classification; in regression use one of {able}")
         arguments = dict(options or {})
         for option in _NO_OPTIONS:
             if option in arguments:
@@ -89,13 +93,15 @@ class FusedNetwork(nn.Module):
                     "early and late methods need none"
                 )
             shared = min(len(net.stages) for net in nets)
-            for back in range(shared, 0, -1):
+            for back in range(_number_of_points(method, arguments, shared), 0, -1):
                 self.points.append(create_fusion(method, channels=[net.channels[-back] for net in nets], **arguments))
         rule: nn.Module
         if self.stage == "late" and method is not None:
             rule = create_fusion(method, modalities=len(nets), regression=regression, **arguments)
         elif self.stage == "early" and method is not None:
             rule = create_fusion(method, widths=[net.width for net in nets], out_features=outputs, **arguments)
+        elif len(self.points) > 0 and isinstance(last := self.points[-1], BranchFusion):
+            rule = last.head(outputs)
         else:
             rule = (Averaging if regression else Multiplication)(len(nets), regression=regression)
         self.decide = rule
@@ -109,25 +115,36 @@ class FusedNetwork(nn.Module):
         """
         nets = self._nets()
         rows = [None if present is None else present[:, m] for m in range(len(nets))]
-        maps = list(inputs)
+        maps, branch = list(inputs), None
         for back in range(max(len(net.stages) for net in nets), 0, -1):
             for m, net in enumerate(nets):
                 if back <= len(net.stages):
                     maps[m] = _run(net, net.stages[-back], maps[m], rows[m])
             if back <= len(self.points):
-                maps = self.points[-back](maps, present=present)
+                point = self.points[-back]
+                if isinstance(point, BranchFusion):
+                    maps, branch = point.grow(maps, branch, present=present)
+                else:
+                    maps = point(maps, present=present)
         vectors = [_run(net, net.feature, x, here) for net, x, here in zip(nets, maps, rows, strict=True)]
         if self.stage == "early":
             return Fused(self.decide(vectors, present=present), ())
         parts = [_run(net, net.head, v, here) for net, v, here in zip(nets, vectors, rows, strict=True)]
-        return Fused(self.decide(parts, present=present), tuple(parts))
+        prediction = self.decide(parts, present=present) if branch is None else self.decide(branch)
+        return Fused(prediction, tuple(parts))
 
     def training_loss(self, fused: Fused, target: Tensor, present: Tensor | None, criterion: Criterion) -> Tensor:
         """The loss of one batch by the method's own rule (:class:`torchmsaf.fusion.base.TrainingRule`)."""
-        rule = next(iter(self.points), self.decide)
-        if not isinstance(rule, TrainingRule):
+        rule = self.rule
+        if rule is None:
             return criterion(fused.prediction, target)
         return rule.training_loss(fused.prediction, fused.parts, target, present, criterion)
+
+    @property
+    def rule(self) -> TrainingRule | None:
+        """How the method trains; None where it says nothing of it."""
+        fusion = next(iter(self.points), self.decide)
+        return fusion if isinstance(fusion, TrainingRule) else None
 
     def fusion_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters that the fusion adds to the networks."""
@@ -136,6 +153,17 @@ class FusedNetwork(nn.Module):
 
     def _nets(self) -> list[StagedNetwork]:
         return [cast(StagedNetwork, net) for net in self.networks.values()]
+
+
+def _number_of_points(method: str, arguments: dict[str, Any], shared: int) -> int:
+    """How many stages a method stands after; takes the option out of the arguments."""
+    points = arguments.pop("points", shared)
+    if not is_integer(points) or not 1 <= points <= shared:
+        raise FusionInputError(
+            f"{method}: points is the number of stages that it stands after, from the last, 1 to {shared} with these "
+            f"networks, got {points!r}"
+        )
+    return int(points)
 
 
 def module_name(modality: str) -> str:

@@ -18,6 +18,7 @@ class Recipe:
         batch_size: samples a batch, 2 or more: batch norm cannot train on one.
         learning_rate: of Adam.
         weight_decay: of Adam.
+        fusion_learning_rate: of what the fusion adds to the networks; None = the same as theirs.
 
     Raises:
         DataError: a number out of its range.
@@ -28,12 +29,15 @@ class Recipe:
     batch_size: int = 64
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
+    fusion_learning_rate: float | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("patience", 1), ("batch_size", 2)):
             if getattr(self, name) < least:
                 raise DataError(f"{name} is {getattr(self, name)}; {least} or more is needed")
-        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
-            raise DataError(f"learning_rate is {self.learning_rate}; a number greater than 0 is needed")
+        for name in ("learning_rate", "fusion_learning_rate"):
+            rate = getattr(self, name)
+            if rate is not None and not (rate > 0 and math.isfinite(rate)):
+                raise DataError(f"{name} is {rate}; a number greater than 0 is needed")
         if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
             raise DataError(f"weight_decay is {self.weight_decay}; a number of 0 or more is needed")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from torchmsaf.tasks.batches import Batch, Part, training_batches
-from torchmsaf.tasks.network import FusedNetwork
+from torchmsaf.tasks.network import Fused, FusedNetwork
 from torchmsaf.tasks.objective import Objective
 from torchmsaf.tasks.recipe import Recipe
 
@@ -59,11 +59,14 @@ class FusionTask(lightning.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam on everything that is not frozen."""
-        parameters = [p for p in self.network.parameters() if p.requires_grad]
+        recipe = self.recipe
+        added = {id(p) for p in self.network.fusion_parameters()}
+        groups: list[dict[str, Any]] = []
+        for new, rate in ((False, recipe.learning_rate), (True, recipe.fusion_learning_rate or recipe.learning_rate)):
+            mine = [p for p in self.network.parameters() if p.requires_grad and (id(p) in added) == new]
+            groups += [{"params": mine, "lr": rate}] if mine else []
         # fused: one kernel for all parameters, a quarter of the time of the step on a CPU
-        return torch.optim.Adam(
-            parameters, lr=self.recipe.learning_rate, weight_decay=self.recipe.weight_decay, fused=True
-        )
+        return torch.optim.Adam(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
 
 
 class KeepBest(lightning.Callback):
@@ -147,12 +150,22 @@ def train(
     network.cpu()
     network.load_state_dict(best.state)
     network.eval()
-    return Trained(best.metrics, best.epochs, best.best_epoch, time.perf_counter() - start, best.diverged)
+    metrics = best.metrics
+    if network.rule is not None and network.rule.fits_on_validation:
+        here = None if bool(validation.present.all()) else validation.present
+        network.rule.fit(outputs_of(network, validation).parts, validation.target, here, objective.loss)
+        metrics = evaluate(network, validation, objective)
+    return Trained(metrics, best.epochs, best.best_epoch, time.perf_counter() - start, best.diverged)
+
+
+def predict(network: FusedNetwork, part: Part, *, batch_size: int = 1024) -> Tensor:
+    """Predictions of all samples, ``(n, K)``, in evaluation mode; the mode is put back."""
+    return outputs_of(network, part, batch_size=batch_size).prediction
 
 
 @torch.no_grad()
-def predict(network: FusedNetwork, part: Part, *, batch_size: int = 1024) -> Tensor:
-    """Predictions of all samples, ``(n, K)``, in evaluation mode; the mode is put back."""
+def outputs_of(network: FusedNetwork, part: Part, *, batch_size: int = 1024) -> Fused:
+    """What a network says of all samples, in evaluation mode; the mode is put back."""
     mode = network.training
     device = next(network.parameters()).device
     network.eval()
@@ -160,9 +173,10 @@ def predict(network: FusedNetwork, part: Part, *, batch_size: int = 1024) -> Ten
     for rows in torch.arange(len(part)).split(batch_size):
         inputs, _, present = part[rows.tolist()]
         here = None if bool(present.all()) else present.to(device)
-        outputs.append(network([x.to(device) for x in inputs], here).prediction.cpu())
+        outputs.append(network([x.to(device) for x in inputs], here))
     network.train(mode)
-    return torch.cat(outputs)
+    parts = zip(*(fused.parts for fused in outputs), strict=True)
+    return Fused(torch.cat([fused.prediction.cpu() for fused in outputs]), tuple(torch.cat(z).cpu() for z in parts))
 
 
 def evaluate(network: FusedNetwork, part: Part, objective: Objective) -> dict[str, float]:

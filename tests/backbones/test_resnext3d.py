@@ -1,0 +1,190 @@
+"""Protects the 3D ResNeXt-50: its published size, shapes, names and formula, on clips of any length and size."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torchmsaf.backbones import ResNeXt3D
+from torchmsaf.backbones.resnext3d import ResNeXtBlock
+from torchmsaf.errors import FusionInputError
+
+PUBLISHED_SHAPES = {
+    "conv1": (64, 30, 112, 112),
+    "relu": (64, 30, 112, 112),
+    "maxpool": (64, 15, 56, 56),
+    "layer1": (256, 15, 56, 56),
+    "layer2": (512, 8, 28, 28),
+    "layer3": (1024, 4, 14, 14),
+    "layer4": (2048, 2, 7, 7),
+    "avgpool": (2048, 1, 1, 1),
+    "fc": (8,),
+}
+
+
+@pytest.fixture(scope="module")
+def network() -> ResNeXt3D:
+    torch.manual_seed(0)
+    return ResNeXt3D(8)
+
+
+def bare() -> ResNeXt3D:
+    with torch.device("meta"):
+        return ResNeXt3D(8)
+
+
+def shapes_of(network: nn.Module, x: Tensor, names: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Shape of each layer's output without the batch."""
+    found: dict[str, tuple[int, ...]] = {}
+
+    def keep(name: str):
+        return lambda module, inputs, output: found.update({name: tuple(output.shape[1:])})
+
+    handles = [network.get_submodule(name).register_forward_hook(keep(name)) for name in names]
+    network(x)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def normed(x: Tensor, state: dict[str, Tensor], name: str) -> Tensor:
+    mean, var = state[f"{name}.running_mean"], state[f"{name}.running_var"]
+    wide = (1, -1, 1, 1, 1)
+    scaled = (x - mean.view(wide)) / (var.view(wide) + 1e-5).sqrt()
+    return scaled * state[f"{name}.weight"].view(wide) + state[f"{name}.bias"].view(wide)
+
+
+def block_by_formula(x: Tensor, state: dict[str, Tensor], stride: int) -> Tensor:
+    y = normed(F.conv3d(x, state["conv1.weight"]), state, "bn1").clamp(min=0)
+    groups = [
+        F.conv3d(part, weight, stride=stride, padding=1)
+        for part, weight in zip(y.chunk(32, 1), state["conv2.weight"].chunk(32, 0), strict=True)
+    ]
+    y = normed(torch.cat(groups, 1), state, "bn2").clamp(min=0)
+    y = normed(F.conv3d(y, state["conv3.weight"]), state, "bn3")
+    if "downsample.0.weight" in state:
+        x = normed(F.conv3d(x, state["downsample.0.weight"], stride=stride), state, "downsample.1")
+    return (x + y).clamp(min=0)
+
+
+def randomize(network: nn.Module) -> None:
+    """Batch norms that do something in evaluation."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            for tensor in (module.running_mean, module.bias.data):
+                tensor.normal_(0, 0.2)
+            for tensor in (module.running_var, module.weight.data):
+                tensor.uniform_(0.5, 1.5)
+
+
+def test_it_has_the_published_number_of_parameters() -> None:
+    assert sum(p.numel() for p in bare().parameters()) == 25_882_056
+
+
+def test_shapes_of_the_published_clips() -> None:
+    x = torch.empty(2, 3, 30, 224, 224, device="meta")
+    assert shapes_of(bare(), x, PUBLISHED_SHAPES) == PUBLISHED_SHAPES
+
+
+def test_the_state_dict_has_the_published_names() -> None:
+    def norm(name: str) -> list[str]:
+        return [f"{name}.{key}" for key in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")]
+
+    expected = ["conv1.weight", *norm("bn1")]
+    for layer, blocks in enumerate((3, 4, 6, 3), start=1):
+        for i in range(blocks):
+            for part in (1, 2, 3):
+                expected += [f"layer{layer}.{i}.conv{part}.weight", *norm(f"layer{layer}.{i}.bn{part}")]
+            if i == 0:
+                expected += [f"layer{layer}.0.downsample.0.weight", *norm(f"layer{layer}.0.downsample.1")]
+    expected += ["fc.weight", "fc.bias"]
+    state = bare().state_dict()
+    assert len(expected) == 320
+    assert sorted(state) == sorted(expected)
+    assert state["conv1.weight"].shape == (64, 3, 7, 7, 7)
+    assert state["layer3.5.conv2.weight"].shape == (512, 16, 3, 3, 3)
+    assert state["layer4.0.downsample.0.weight"].shape == (2048, 1024, 1, 1, 1)
+
+
+@pytest.mark.parametrize(("in_channels", "stride", "project"), [(32, 2, True), (32, 1, True), (128, 1, False)])
+def test_a_block_is_its_formula(in_channels: int, stride: int, project: bool) -> None:
+    block = ResNeXtBlock(in_channels, 64, stride=stride, project=project).double().eval()
+    randomize(block)
+    x = torch.randn(2, in_channels, 3, 5, 4, dtype=torch.float64)
+    torch.testing.assert_close(block(x), block_by_formula(x, dict(block.state_dict()), stride))
+
+
+def test_the_network_is_its_formula(network: ResNeXt3D) -> None:
+    """The stem keeps its ReLU, and only the first blocks of the second to fourth layers have a stride."""
+    network = copy.deepcopy(network).double().eval()
+    randomize(network)
+    network.bn1.bias.data -= 3  # else the maxima that the pooling takes are positive, and a lost ReLU is not seen
+    state = dict(network.state_dict())
+    x = torch.randn(2, 3, 4, 32, 32, dtype=torch.float64)
+    y = normed(F.conv3d(x, state["conv1.weight"], stride=(1, 2, 2), padding=3), state, "bn1").clamp(min=0)
+    y = F.max_pool3d(y, 3, 2, 1)
+    for layer, blocks in enumerate((3, 4, 6, 3), start=1):
+        for i in range(blocks):
+            prefix = f"layer{layer}.{i}."
+            own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+            y = block_by_formula(y, own, 2 if i == 0 and layer > 1 else 1)
+    expected = y.mean((2, 3, 4)) @ state["fc.weight"].T + state["fc.bias"]
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), expected)
+
+
+def test_the_pooling_is_the_published_one_on_the_published_clips() -> None:
+    maps = torch.randn(1, 2048, 2, 7, 7)
+    torch.testing.assert_close(bare().avgpool(maps), F.avg_pool3d(maps, (2, 7, 7), stride=1))
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1), (1, 16, 7), (9, 5, 33)])
+def test_clips_of_any_length_and_size(network: ResNeXt3D, size: tuple[int, ...]) -> None:
+    with torch.no_grad():
+        x = torch.randn(2, 3, *size)
+        assert network.eval()(x).shape == (2, 8)
+        assert network.features(x).shape == (2, network.width) == (2, 2048)
+
+
+def test_gradients_reach_all_parameters() -> None:
+    torch.manual_seed(0)
+    network = ResNeXt3D(5).train()
+    x = torch.randn(3, 3, 4, 32, 32, requires_grad=True)
+    F.cross_entropy(network(x), torch.tensor([0, 3, 4])).backward()
+    for name, parameter in [("x", x), *network.named_parameters()]:
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_the_start_is_that_of_the_published_code(network: ResNeXt3D) -> None:
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv3d):
+            fan_out = module.out_channels * math.prod(module.kernel_size)  # as torch counts it, groups left out
+            assert module.bias is None
+            assert module.weight.std().item() == pytest.approx(math.sqrt(2 / fan_out), rel=0.05), name
+        elif isinstance(module, nn.BatchNorm3d):
+            assert (module.weight == 1).all(), name
+            assert (module.bias == 0).all(), name
+
+
+def test_outputs_do_not_depend_on_what_else_is_in_the_batch(network: ResNeXt3D) -> None:
+    x = torch.randn(3, 3, 4, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(x)[1:2], network(x[1:2]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 4, 8, 8), (3, 4, 8, 8), (2, 4, 3, 8, 8)])
+def test_what_is_not_a_clip(shape: tuple[int, ...]) -> None:
+    with pytest.raises(FusionInputError, match=r"expected clips \(B, 3, T, H, W\), got"):
+        bare()(torch.empty(shape, device="meta"))
+
+
+def test_outputs_is_a_positive_integer() -> None:
+    with pytest.raises(FusionInputError, match="outputs"):
+        ResNeXt3D(0)
