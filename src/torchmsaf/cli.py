@@ -119,13 +119,15 @@ def _add_comparison(parser: argparse.ArgumentParser, name: str) -> None:
 
     def add(option: str, text: str, **settings: Any) -> None:
         default = shipped.get(option.removeprefix("--").replace("-", "_"))
-        text = text if default is None else f"{text} (default: {default})"
+        said = " ".join(default) if isinstance(default, list) else default
+        text = text if default is None else f"{text} (default: {said})"
         group.add_argument(option, help=text, default=argparse.SUPPRESS, **settings)
 
     add("--config", "YAML with any of these options by name; the command line wins", type=Path)
     add("--out", f"result folder (default: runs/{name}, or the first free runs/{name}-2, …)", type=Path)
     add("--resume", "go on with an interrupted comparison in --out", action="store_true")
-    add("--methods", "name or name:option=value,…; all is every one (default: all)", nargs="+", metavar="METHOD")
+    every = "all is every one that fits the data" + ("" if "methods" in shipped else " (default: all)")
+    add("--methods", f"name or name:option=value,…; {every}", nargs="+", metavar="METHOD")
     add("--folds", "folds, by whole groups where there are groups", type=int)
     add("--validation", "share of the training part that validates", type=float)
     add("--split-seed", "of the draw of folds and validation", type=int)
@@ -243,7 +245,7 @@ def _compare(settings: dict[str, Any], name: str, samples: Samples, title: str, 
         title=title,
         samples=samples,
         protocol=make_protocol(samples, **split),
-        methods=choose_methods(settings["methods"], regression=samples.regression),
+        methods=choose_methods(settings["methods"], regression=samples.regression, modalities=len(samples.modalities)),
         seeds=tuple(range(settings["seeds"])),
         recipe=Recipe(**recipe),
         kind=kind,

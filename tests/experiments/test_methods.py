@@ -48,6 +48,15 @@ def test_all_methods_by_default_and_by_name() -> None:
     assert regression == {name for name, method in METHODS.items() if method.regression}
 
 
+@pytest.mark.parametrize(
+    ("modalities", "out"),
+    [(1, {"film", "cross_attention"}), (2, set()), (6, {"weighted"}), (9, {"weighted", "mulmix"})],
+)
+def test_all_methods_are_those_that_take_so_many_modalities(modalities: int, out: set[str]) -> None:
+    names = {choice.name for choice in choose_methods(["all"], regression=False, modalities=modalities)}
+    assert names == set(METHODS) - out
+
+
 def test_twice_and_unfit() -> None:
     with pytest.raises(FusionInputError, match="'msaf' is given twice"):
         choose_methods(["msaf", "averaging", "msaf"], regression=False)

@@ -83,3 +83,23 @@ def test_points_of_other_widths_are_an_error() -> None:
         point().grow(maps(), torch.zeros(4, 8, dtype=torch.float64))
     with pytest.raises(FusionInputError, match="width: expected an integer of at least 1"):
         CentralNet((3, 4), width=0)
+
+
+def test_it_can_be_exported_for_any_number_of_samples() -> None:
+    fusion, values = point().eval(), maps()
+    batch = torch.export.Dim("batch", min=2)
+    shapes = {"features": [{0: batch}] * 3, "branch": None}
+    program = torch.export.export(Grown(fusion), (values, None), dynamic_shapes=shapes)
+    more = [torch.randn(6, *x.shape[1:], dtype=torch.float64) for x in values]
+    torch.testing.assert_close(program.module()(more, None), fusion.grow(more, None)[1])
+
+
+class Grown(torch.nn.Module):
+    """The branch alone, as tools want a module."""
+
+    def __init__(self, fusion: CentralNet) -> None:
+        super().__init__()
+        self.fusion = fusion
+
+    def forward(self, features: list[torch.Tensor], branch: torch.Tensor | None) -> torch.Tensor:
+        return self.fusion.grow(features, branch)[1]

@@ -255,3 +255,20 @@ def test_a_branch_head_needs_a_fusion_that_grows_one_and_an_example() -> None:
         graft(parts, [FusionPoint(taps, "mmtm")], head="branch", example=x)
     with pytest.raises(GraftError, match="head 'branch': the width of its output is read from the example"):
         graft(parts, [FusionPoint(taps, create_fusion("centralnet", channels=(6, 6)))], head="branch")
+
+
+def test_a_head_that_can_do_without_a_branch_needs_none() -> None:
+    class Optional(nn.Module):
+        def forward(self, outputs: list[Tensor], branch: Tensor | None = None) -> tuple[Tensor, bool]:
+            return outputs[0], branch is not None
+
+    class Anything(nn.Module):
+        def forward(self, outputs: list[Tensor], **asked: Any) -> tuple[Tensor, bool]:
+            return outputs[0], "branch" in asked
+
+    parts, x = {"a": deep(), "b": deep()}, inputs("ab")
+    for head in (Optional(), Anything()):
+        for method, grown in (("mmtm", False), ("centralnet", True)):
+            grafted = graft(parts, [FusionPoint({"a": "1", "b": "1"}, method)], head=head, example=x)
+            assert grafted(x)[1] is grown
+            grafted.ungraft()

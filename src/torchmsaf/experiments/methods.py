@@ -56,15 +56,22 @@ def parse_method(text: str) -> MethodChoice:
     return MethodChoice(name.strip(), options)
 
 
-def choose_methods(texts: Sequence[str] | None, *, regression: bool) -> list[MethodChoice]:
-    """The methods asked for; ``all``, or None, is every one that can do the task, and MSAF with an identity start too.
+def choose_methods(
+    texts: Sequence[str] | None, *, regression: bool, modalities: int | None = None
+) -> list[MethodChoice]:
+    """The methods asked for; ``all``, or None, is every one that fits the data, and MSAF with an identity start too.
+
+    Args:
+        texts: as :func:`parse_method` reads them, or ``all``.
+        regression: whether the target is a number.
+        modalities: how many there are; ``all`` leaves out methods that do not take so many. None = it does not matter.
 
     Raises:
         FusionInputError: a method twice, or one that cannot do regression.
     """
     choices: list[MethodChoice] = []
     for text in ["all"] if texts is None else texts:
-        asked = _all_methods(regression) if text == "all" else [parse_method(text)]
+        asked = _all_methods(regression, modalities) if text == "all" else [parse_method(text)]
         for choice in asked:
             if choice in choices:
                 raise FusionInputError(f"method {text!r} is given twice")
@@ -74,6 +81,6 @@ def choose_methods(texts: Sequence[str] | None, *, regression: bool) -> list[Met
     return choices
 
 
-def _all_methods(regression: bool) -> list[MethodChoice]:
-    names = [method.name for method in list_fusions() if method.regression or not regression]
-    return [*map(MethodChoice, names), MethodChoice("msaf", {"identity_start": True})]
+def _all_methods(regression: bool, modalities: int | None) -> list[MethodChoice]:
+    able = [one for one in list_fusions() if (one.regression or not regression) and one.takes(modalities)]
+    return [*(MethodChoice(one.name) for one in able), MethodChoice("msaf", {"identity_start": True})]

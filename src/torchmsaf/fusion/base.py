@@ -25,6 +25,8 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 class TrainingRule:
     """How a fused network is trained. The default is the task's loss on the fused prediction.
 
+    A method that stands at several points of a network is asked once, at the first.
+
     Attributes:
         fits_on_validation: whether :meth:`fit` does something.
     """
@@ -118,7 +120,7 @@ class EarlyFusion(TrainingRule, nn.Module):
                 raise FusionInputError(f"modality {m}: expected (B, {width}), got {tuple(vector.shape)}")
         if present is None:
             return list(vectors)
-        check_flags(present, len(vectors[0]), len(vectors))
+        check_flags(present, vectors[0].shape[0], len(vectors))
         return [torch.where(present[:, m, None], vector, 0) for m, vector in enumerate(vectors)]
 
 

@@ -64,11 +64,12 @@ class CentralNet(BranchFusion):
         """
         weight = self.layer.weight
         descriptors, _, rescale = pool_maps(features, masks, present, channels=self.channels, parameter=weight)
+        shape = (descriptors[0].shape[0], self.branch_width)  # not len(), which fixes the batch of an exported program
         if branch is None:
-            branch = weight.new_zeros(len(descriptors[0]), self.branch_width)
-        elif branch.shape != (len(descriptors[0]), self.branch_width):
+            branch = weight.new_zeros(shape)
+        elif branch.shape != shape:
             raise FusionInputError(
-                f"branch: expected (B, width) = {(len(descriptors[0]), self.branch_width)}, got {tuple(branch.shape)}; "
+                f"branch: expected (B, width) = {shape}, got {tuple(branch.shape)}; "
                 "all points of a CentralNet have the same width"
             )
         total = self.alpha_central * branch

@@ -27,8 +27,7 @@ class FiLM(TrainingRule, nn.Module):
 
     That gamma is one plus a learned difference is the article's. There language conditions vision, and a recurrent network
     reads the language. Here means over positions stand in its place, and every modality conditions every other: both are
-    ours.
-    ``modulated=(0,)`` of (vision, language) is the article's direction.
+    ours. ``modulated=(0,)`` of (vision, language) is the article's direction.
 
     Args:
         channels: channel count of each modality, two or more.

@@ -1,6 +1,7 @@
 """MMTM (intermediate fusion).
 
-Vaezi Joze, Shaban, Iuzzolino and Koishida, "MMTM: Multimodal Transfer Module for CNN Fusion", CVPR 2020.
+Vaezi Joze, Shaban, Iuzzolino and Koishida, "MMTM: Multimodal Transfer Module for CNN Fusion", CVPR 2020,
+arXiv 1911.08670.
 """
 
 # B batch, C_m channels of modality m, Z width of the joint representation

@@ -66,6 +66,10 @@ class Method:
         """How many modalities it takes, in words."""
         return f"{self.fewest} or more" if self.most is None else f"{self.fewest} to {self.most}"
 
+    def takes(self, modalities: int | None) -> bool:
+        """Whether it takes so many modalities; None = whatever number there is."""
+        return modalities is None or self.fewest <= modalities <= (self.most or modalities)
+
 
 _ALL = (
     Method("averaging", "late", Averaging, "Kittler et al., IEEE TPAMI 20(3): the sum rule", 1998),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from torchmsaf.fusion.base import BranchFusion
 from torchmsaf.fusion.registry import METHODS, create_fusion, find_method
 from torchmsaf.grafting.describe import from_sight
 from torchmsaf.grafting.dry_run import Sight, find_layer, observe
-from torchmsaf.grafting.exchange import PlainFusion, asked_for
+from torchmsaf.grafting.exchange import PlainFusion
 from torchmsaf.grafting.heads import HEADS, Branch
 from torchmsaf.grafting.model import GraftedModel, Networks
 from torchmsaf.grafting.plan import make_plan
@@ -194,7 +195,7 @@ def _head(
     if isinstance(head, str) and head != "branch":
         return HEADS[head](tuple(networks))
     branches = [fusion for fusion in fusions if isinstance(fusion, BranchFusion)]
-    if not branches and (head == "branch" or (isinstance(head, nn.Module) and "branch" in asked_for(head))):
+    if not branches and (head == "branch" or (isinstance(head, nn.Module) and _needs_branch(head))):
         able = ", ".join(
             one.name for one in METHODS.values() if isinstance(one.build, type) and issubclass(one.build, BranchFusion)
         )
@@ -206,6 +207,11 @@ def _head(
     layer = branches[-1].head(next(iter(shapes.values()))[-1])
     like = next(branches[-1].parameters())
     return Branch(layer.to(like.device, like.dtype))
+
+
+def _needs_branch(head: nn.Module) -> bool:
+    parameter = inspect.signature(head.forward).parameters.get("branch")
+    return parameter is not None and parameter.default is parameter.empty
 
 
 def _output_paths(networks: Mapping[str, nn.Module], outputs: Mapping[str, Element]) -> dict[str, Path]:

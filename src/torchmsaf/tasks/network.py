@@ -142,7 +142,7 @@ class FusedNetwork(nn.Module):
 
     @property
     def rule(self) -> TrainingRule | None:
-        """How the method trains; None where it says nothing of it."""
+        """How the method trains: what the fusion of the first point says, or the one that decides; None = nothing."""
         fusion = next(iter(self.points), self.decide)
         return fusion if isinstance(fusion, TrainingRule) else None
 

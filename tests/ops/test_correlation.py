@@ -1,0 +1,94 @@
+"""Protects the total canonical correlation: inverse roots, singular values and not entries, gradients that stay finite."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from torchmsaf.errors import FusionInputError
+from torchmsaf.ops.correlation import canonical_correlation
+
+
+def views(n: int = 40, a: int = 5, b: int = 3) -> tuple[Tensor, Tensor]:
+    common = torch.randn(n, 2, dtype=torch.float64)
+    return tuple(common @ torch.randn(2, w, dtype=torch.float64) + torch.randn(n, w).double() for w in (a, b))  # type: ignore[return-value]
+
+
+def by_eigendecomposition(first: Tensor, second: Tensor, r: float) -> np.ndarray:
+    """The singular values, with inverse roots by eigendecomposition, in NumPy."""
+    one, two = (view.numpy() - view.numpy().mean(0) for view in (first, second))
+
+    def inverse_root(view: np.ndarray) -> np.ndarray:
+        values, vectors = np.linalg.eigh(view.T @ view / (len(view) - 1) + r * np.eye(view.shape[1]))
+        return (vectors / np.sqrt(values)) @ vectors.T
+
+    t = inverse_root(one) @ (one.T @ two / (len(one) - 1)) @ inverse_root(two)
+    return np.linalg.svd(t, compute_uv=False)
+
+
+@pytest.mark.parametrize("widths", [(5, 3), (3, 5), (4, 4), (1, 1)])
+@pytest.mark.parametrize("r", [1e-4, 1e-3, 0.5])
+def test_it_is_the_sum_of_singular_values_with_inverse_roots_by_eigendecomposition(
+    widths: tuple[int, int], r: float
+) -> None:
+    first, second = views(40, *widths)
+    expected = by_eigendecomposition(first, second, r)
+    assert float(canonical_correlation(first, second, regularization=r)) == pytest.approx(expected.sum(), rel=1e-9)
+    largest = canonical_correlation(first, second, regularization=r, count=1)
+    assert float(largest) == pytest.approx(expected[0], rel=1e-9)
+
+
+def test_it_is_not_the_trace_of_the_entries_roots() -> None:
+    """What public code computes, with S11 and S22 unit matrices: T is S12 alone then."""
+    t = torch.tensor([[0.5, 0.4], [0.4, 0.5]], dtype=torch.float64)
+    roots = float((t.T @ t).sqrt().trace())
+    assert roots == pytest.approx(2 * 0.41**0.5)
+    assert float(torch.linalg.svdvals(t).sum()) == pytest.approx(1.0)
+    # two views with this T: white ones, of which the second repeats the first as far as T says
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(50, 5)))[0]
+    basis = np.linalg.qr(basis - basis.mean(0))[0] * 7  # centred columns with variance one
+    first = torch.from_numpy(basis[:, :2])
+    rest = torch.linalg.cholesky(torch.eye(2, dtype=torch.float64) - t.T @ t)
+    second = first @ t + torch.from_numpy(basis[:, 2:4]) @ rest.T
+    found = float(canonical_correlation(first, second, regularization=1e-9))
+    assert found == pytest.approx(1.0, abs=1e-6)
+    assert abs(found - roots) > 0.2
+
+
+def test_a_view_with_itself_correlates_fully_and_independent_ones_hardly() -> None:
+    first = torch.randn(5000, 4, dtype=torch.float64)
+    mixed = first @ torch.randn(4, 4, dtype=torch.float64) + 7
+    assert float(canonical_correlation(first, mixed, regularization=1e-8)) == pytest.approx(4, abs=1e-5)
+    assert float(canonical_correlation(first, torch.randn(5000, 4).double())) < 0.3
+
+
+def test_gradients_are_those_of_the_formula() -> None:
+    first, second = (view.requires_grad_() for view in views(12, 3, 2))
+    assert torch.autograd.gradcheck(canonical_correlation, (first, second))
+
+
+def test_gradients_are_finite_with_fewer_samples_than_widths() -> None:
+    first, second = torch.randn(4, 9, requires_grad=True), torch.randn(4, 6, requires_grad=True)
+    (-canonical_correlation(first, second)).backward()
+    assert all(view.grad is not None and view.grad.isfinite().all() for view in (first, second))
+
+
+def test_half_precision_is_computed_in_float32() -> None:
+    first, second = (view.bfloat16() for view in views())
+    assert canonical_correlation(first, second).dtype == torch.float32
+
+
+def test_wrong_views_and_numbers() -> None:
+    first, second = views()
+    with pytest.raises(
+        FusionInputError, match=r"expected two views .* of 2 samples or more, got \(\(1, 5\), \(1, 3\)\)"
+    ):
+        canonical_correlation(first[:1], second[:1])
+    with pytest.raises(FusionInputError, match="expected two views"):
+        canonical_correlation(first, second[:-1])
+    with pytest.raises(FusionInputError, match="regularization is greater than 0"):
+        canonical_correlation(first, second, regularization=0)
+    with pytest.raises(FusionInputError, match="count: expected an integer"):
+        canonical_correlation(first, second, count=0)
