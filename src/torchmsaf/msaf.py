@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from torchmsaf.errors import FusionInputError
 from torchmsaf.ops.blocks import block_attention, block_counts, merge_blocks, relative_attention, split_blocks
-from torchmsaf.ops.checks import check_channels, check_integer, check_share, is_integer
+from torchmsaf.ops.checks import check_boolean, check_channels, check_integer, check_share, is_integer
 from torchmsaf.ops.gating import pool_maps
 from torchmsaf.ops.normalize import make_norm, normalize_joint
 from torchmsaf.ops.precision import full_precision
@@ -162,7 +162,7 @@ class MSAF(nn.Module):
                 f"{self.reduction}) = 0 channels; choose reduction <= {self.block_channels}, or larger block_channels"
             )
         self.segment_dim = segment_dim
-        self.identity_start = identity_start
+        self.identity_start = check_boolean("identity_start", identity_start)
         self.blocks = block_counts(self.channels, self.block_channels)
         self.block_dropout = BlockDropout(block_dropout)
         self.join = SegmentLinear(self.block_channels, self.segments, joint)

@@ -76,3 +76,13 @@ def test_keys_are_unlike_for_unlike_options() -> None:
         "concat:hidden=[12]",
     ]
     assert len({parse_method(text).key for text in texts}) == len(texts)
+
+
+def test_numbers_with_an_exponent_are_numbers() -> None:
+    assert parse_method("multiplicative:beta=1e-1").options == {"beta": 0.1}
+    assert parse_method("msaf:norm=layer").options == {"norm": "layer"}
+
+
+def test_an_option_given_twice() -> None:
+    with pytest.raises(FusionInputError, match="option 'rank' is given twice"):
+        parse_method("lmf:rank=2,rank=3")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -179,3 +181,83 @@ def test_the_default_training_rule_is_the_loss_of_the_fused_prediction(name: str
     prediction, target = torch.randn(B, K), torch.tensor([0, 1, 2, 0])
     loss = fusion.training_loss(prediction, (), target, None, nn.functional.cross_entropy)
     torch.testing.assert_close(loss, nn.functional.cross_entropy(prediction, target))
+
+
+WRONG = {
+    "nothing": (lambda x: None, "list"),
+    "a None": (lambda x: [x[0], None], "modality 1: expected a tensor"),
+    "an array": (lambda x: [x[0], x[1].numpy()], "modality 1: expected a tensor"),
+    "another batch": (lambda x: [x[0], x[1][:1]], "modality 1: .*batch of 4"),
+    "the batch of the first": (lambda x: [x[0][:1], x[1]], "modality 1: .*batch of 1"),
+    "another rank": (lambda x: [x[0], x[1][0]], "modality 1: "),
+    "whole numbers": (lambda x: [x[0], x[1].long()], "modality 1: expected floating-point"),
+    "complex numbers": (lambda x: [x[0], x[1].to(torch.complex64)], "modality 1: expected floating-point"),
+    "another type": (lambda x: [x[0], x[1].double()], "modality 1: expected torch.float32"),
+    "another device": (lambda x: [x[0], x[1].to("meta")], "modality 1: expected device cpu"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("name", NAMES)
+def test_wrong_inputs_are_errors_that_name_the_modality(name: str, wrong: str) -> None:
+    spoil, words = WRONG[wrong]
+    fusion, values = build(name, 2).eval(), inputs(name, 2)
+    with pytest.raises(FusionInputError, match=words):
+        call(fusion, spoil(values))
+
+
+@pytest.mark.parametrize(
+    "present", [[[True, True]] * B, torch.ones(B, 2), torch.ones(B, 2, dtype=torch.bool).to("meta")]
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_presence_that_is_no_booleans_here_is_an_error(name: str, present: Any) -> None:
+    with pytest.raises(FusionInputError, match=r"present: expected (booleans|device)"):
+        call(build(name, 2).eval(), inputs(name, 2), present=present)
+
+
+SIZES = {"late": "modalities", "early": "widths", "intermediate": "channels"}
+
+
+@pytest.mark.parametrize("size", [None, 0, -1, 1.5, math.nan, "ab", (), (4.0, 5), (True, 5), (4, 0), 10**12])
+@pytest.mark.parametrize("name", NAMES)
+def test_wrong_sizes_are_errors_that_begin_with_the_method(name: str, size: Any) -> None:
+    stage = METHODS[name].stage
+    more = {"out_features": K} if stage == "early" else {}
+    if stage == "late" and size == 10**12 and name != "weighted":
+        return
+    with pytest.raises(FusionInputError, match=f"^{name}: "):
+        create_fusion(name, **{SIZES[stage]: size}, **more)
+
+
+@pytest.mark.parametrize("outputs", [0, -1, 1.5, None, True, 10**13])
+@pytest.mark.parametrize("name", [name for name in NAMES if METHODS[name].stage == "early"])
+def test_wrong_outputs_are_errors_that_begin_with_the_method(name: str, outputs: Any) -> None:
+    with pytest.raises(FusionInputError, match=f"^{name}: "):
+        create_fusion(name, widths=(4, 5), out_features=outputs)
+
+
+@pytest.mark.parametrize("said", ["false", None, 0, 1])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_true_or_false_is_said_so(name: str, said: Any) -> None:
+    flags = {
+        key: parameter
+        for key, parameter in inspect.signature(METHODS[name].build).parameters.items()
+        if isinstance(parameter.default, bool)
+    }
+    for flag in flags:
+        sizes: dict[str, Any] = {
+            "late": {"modalities": 2},
+            "early": {"widths": (4, 5), "out_features": K},
+            "intermediate": {"channels": (9, 12)},
+        }[METHODS[name].stage]
+        with pytest.raises(FusionInputError, match=f"^{name}: {flag} is True or False, got"):
+            create_fusion(name, **sizes, **{flag: said})
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if METHODS[name].stage != "late"])
+def test_sizes_of_any_kind_of_sequence(name: str) -> None:
+    for kind in (iter, np.array, list):
+        sizes = kind((9, 12))  # type: ignore[operator]
+        stage = METHODS[name].stage
+        fusion = create_fusion(name, **{SIZES[stage]: sizes}, **({"out_features": K} if stage == "early" else {}))
+        assert call(fusion.eval(), inputs(name, 2))[0].isfinite().all()

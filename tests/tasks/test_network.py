@@ -228,3 +228,27 @@ def test_an_intermediate_method_needs_stages(method: str) -> None:
 def test_what_follows_from_the_networks_is_no_option() -> None:
     with pytest.raises(FusionInputError, match=r"^msaf: 'channels' is set by the comparison"):
         fused("msaf", channels=3)
+
+
+@pytest.mark.parametrize("method", NAMES)
+def test_absent_rows_change_nothing_in_evaluation_with_gradients(method: str) -> None:
+    present = torch.ones(B, 2, dtype=torch.bool)
+    present[0, 1] = present[2, 0] = False
+    clean = inputs()
+    results = []
+    for values in (clean, junk_in_absent_rows(clean, present)):
+        network = fused(method).eval()
+        said = network(values, present)
+        network.training_loss(said, torch.arange(B) % K, present, F.cross_entropy).backward()
+        results.append([said.prediction, *(p.grad for p in network.parameters() if p.grad is not None)])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert all(value.isfinite().all() for value in results[0])
+
+
+def test_inputs_and_presence_that_do_not_fit() -> None:
+    with pytest.raises(FusionInputError, match="expected the inputs of 2 networks, got 1"):
+        fused("averaging")(inputs()[:1])
+    with pytest.raises(FusionInputError, match=r"present: expected booleans \(B, M\) = \(6, 2\)"):
+        fused("averaging")(inputs(), torch.ones(B, 1, dtype=torch.bool))
+    with pytest.raises(FusionInputError, match="no networks"):
+        FusedNetwork({}, "film", outputs=K)

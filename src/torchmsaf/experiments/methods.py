@@ -49,11 +49,23 @@ def parse_method(text: str) -> MethodChoice:
         key, equals, value = part.partition("=")
         if not equals or not key.strip():
             raise FusionInputError(f"method {text!r}: expected name:option=value,option=value, got {part!r}")
+        if key.strip() in options:
+            raise FusionInputError(f"method {text!r}: option {key.strip()!r} is given twice")
         try:
-            options[key.strip()] = yaml.safe_load(value)
+            options[key.strip()] = _number(yaml.safe_load(value))
         except yaml.YAMLError as error:
             raise FusionInputError(f"method {text!r}: option {key.strip()!r} cannot be read: {value!r}") from error
     return MethodChoice(name.strip(), options)
+
+
+def _number(value: Any) -> Any:
+    """``1e-3``, which YAML 1.1 reads as text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value
 
 
 def choose_methods(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from torchmsaf.errors import FusionInputError
+from torchmsaf.ops.checks import check_boolean, check_channels, check_integer, check_vectors
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -106,22 +107,18 @@ class EarlyFusion(TrainingRule, nn.Module):
 
     def __init__(self, widths: Sequence[int], out_features: int) -> None:
         super().__init__()
-        if not widths or min(widths) < 1:
-            raise FusionInputError(f"widths is one positive width a modality, got {tuple(widths)}")
-        self.widths = tuple(widths)
-        self.out_features = out_features
+        self.widths = check_channels(widths, "widths")
+        self.out_features = check_integer(
+            "out_features", out_features, advice="the number of classes, or 1 in regression"
+        )
 
     def read(self, vectors: Sequence[Tensor], present: Tensor | None) -> list[Tensor]:
         """Check the vectors, and put zeros where a modality is absent, whatever was there."""
-        if len(vectors) != len(self.widths):
-            raise FusionInputError(f"expected {len(self.widths)} modalities (widths {self.widths}), got {len(vectors)}")
-        for m, (vector, width) in enumerate(zip(vectors, self.widths, strict=True)):
-            if vector.dim() != 2 or vector.shape[1] != width:
-                raise FusionInputError(f"modality {m}: expected (B, {width}), got {tuple(vector.shape)}")
+        values = check_vectors(vectors, self.widths, "features", next(self.parameters(), None))
         if present is None:
-            return list(vectors)
-        check_flags(present, vectors[0].shape[0], len(vectors))
-        return [torch.where(present[:, m, None], vector, 0) for m, vector in enumerate(vectors)]
+            return values
+        check_flags(present, values[0].shape[0], len(values), values[0].device)
+        return [torch.where(present[:, m, None], vector, 0) for m, vector in enumerate(values)]
 
 
 class LateFusion(TrainingRule, nn.Module):
@@ -134,31 +131,30 @@ class LateFusion(TrainingRule, nn.Module):
 
     def __init__(self, modalities: int, *, regression: bool = False) -> None:
         super().__init__()
-        if modalities < 1:
-            raise FusionInputError(f"modalities is a positive number, got {modalities}")
-        self.modalities = modalities
-        self.regression = regression
+        self.modalities = check_integer("modalities", modalities, advice="the number of networks")
+        self.regression = check_boolean("regression", regression)
 
     def read(self, logits: Sequence[Tensor], present: Tensor | None) -> tuple[Tensor, Tensor]:
         """Check and stack: logits ``(M, B, K)``, zeros where absent, and presence ``(M, B, 1)`` in their type."""
-        if len(logits) != self.modalities:
-            raise FusionInputError(f"expected the logits of {self.modalities} modalities, got {len(logits)}")
-        for m, z in enumerate(logits):
-            if z.dim() != 2 or z.shape != logits[0].shape:
-                raise FusionInputError(
-                    f"modality {m}: expected logits (B, K) = {tuple(logits[0].shape)} as modality 0, got {tuple(z.shape)}"
-                )
-        stacked = torch.stack(list(logits))
+        first = logits[0] if isinstance(logits, list | tuple) and logits else None
+        size = first.shape[1] if isinstance(first, Tensor) and first.dim() == 2 else 1
+        values = check_vectors(logits, [size] * self.modalities, "predictions", None)
+        stacked = torch.stack(values)
         if present is None:
             return stacked, torch.ones_like(stacked[..., :1])
-        check_flags(present, stacked.shape[1], self.modalities)
+        check_flags(present, stacked.shape[1], self.modalities, stacked.device)
         here = present.T.unsqueeze(2)
         return torch.where(here, stacked, 0), here.to(stacked.dtype)
 
 
-def check_flags(present: Tensor, batch: int, modalities: int) -> None:
-    """Presence is ``(B, M)`` booleans."""
-    if present.dtype != torch.bool or tuple(present.shape) != (batch, modalities):
+def check_flags(present: Tensor, batch: int, modalities: int, device: torch.device | None = None) -> None:
+    """Presence is ``(B, M)`` booleans, in the place of the features."""
+    expected = (batch, modalities)
+    if not isinstance(present, Tensor):
+        raise FusionInputError(f"present: expected booleans (B, M) = {expected}, got {type(present).__name__}")
+    if present.dtype != torch.bool or tuple(present.shape) != expected:
         raise FusionInputError(
-            f"present: expected booleans (B, M) = {(batch, modalities)}, got {present.dtype} {tuple(present.shape)}"
+            f"present: expected booleans (B, M) = {expected}, got {present.dtype} {tuple(present.shape)}"
         )
+    if device is not None and present.device != device:
+        raise FusionInputError(f"present: expected device {device}, got {present.device}")

@@ -44,7 +44,7 @@ class ConcatFC(EarlyFusion):
         if project is not None:
             check_integer("project", project, advice="None is no projection")
         check_widths("hidden", hidden, example="[256]")
-        self.projections = nn.ModuleList(nn.Linear(width, project) for width in widths) if project else None
+        self.projections = nn.ModuleList(nn.Linear(width, project) for width in self.widths) if project else None
         sizes = [len(self.widths) * project if project else sum(self.widths), *hidden]
         layers: list[nn.Module] = []
         for a, b in itertools.pairwise(sizes):

@@ -37,7 +37,7 @@ class DenseFusion(EarlyFusion):
     def __init__(self, widths: Sequence[int], out_features: int, *, hidden: int = 128, depth: int = 3) -> None:
         super().__init__(widths, out_features)
         check_integer("hidden", hidden, advice="it is the width of all layers")
-        check_integer("depth", depth, advice="it is the number of shared layers")
+        check_integer("depth", depth, advice="it is the number of shared layers", most=1000)
         inputs = [self.widths] + [(hidden,) * len(self.widths)] * (depth - 1)
         self.own = nn.ModuleList(nn.ModuleList(nn.Linear(width, hidden, bias=False) for width in row) for row in inputs)
         # W_1^l, ..., W_M^l and W_s^l side by side

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from torchmsaf.errors import FusionInputError
 from torchmsaf.fusion.base import EarlyFusion
-from torchmsaf.ops.checks import check_integer, check_share
+from torchmsaf.ops.checks import check_boolean, check_integer, check_share
 
 
 class EmbraceNet(EarlyFusion):
@@ -54,7 +54,7 @@ class EmbraceNet(EarlyFusion):
         self.hidden = check_integer("hidden", hidden, advice="it is the width of the embracement")
         self.modality_dropout = check_share("modality_dropout", modality_dropout, said="a probability in [0, 1]")
         self.prior = _check_prior(prior, len(self.widths))
-        self.sample_in_evaluation = sample_in_evaluation
+        self.sample_in_evaluation = check_boolean("sample_in_evaluation", sample_in_evaluation)
         self.docking = nn.ModuleList(nn.Linear(width, hidden) for width in self.widths)
         self.head = nn.Linear(hidden, out_features)
 
@@ -75,8 +75,9 @@ class EmbraceNet(EarlyFusion):
 
     def _embrace(self, docked: Tensor, available: Tensor) -> Tensor:
         """Docked vectors ``(B, M, C)`` and what may be drawn, ``(B, M)``, to e, ``(B, C)``."""
-        kind = torch.promote_types(docked.dtype, torch.float32)
-        weights = torch.where(available, available.new_tensor(self.prior, dtype=kind), 0)
+        # in float64, where priors that are far apart stay more than zero
+        prior = torch.tensor(self.prior, dtype=torch.float64, device=docked.device)
+        weights = torch.where(available, prior, 0)
         nothing = ~available.any(1, keepdim=True)
         p = weights / (weights.sum(1, keepdim=True) + nothing)
         if not self.training and not self.sample_in_evaluation:
@@ -95,8 +96,11 @@ def keep_one(available: Tensor) -> Tensor:
 
 def _check_prior(prior: Sequence[float] | None, modalities: int) -> tuple[float, ...]:
     if prior is None:
-        return (1.0 / modalities,) * modalities
+        return (1.0,) * modalities
     good = isinstance(prior, list | tuple) and len(prior) == modalities
-    if not good or not all(isinstance(p, int | float) and math.isfinite(p) and p > 0 for p in prior):
+    if not good or not all(isinstance(p, int | float) and not isinstance(p, bool) and 0 < p < math.inf for p in prior):
         raise FusionInputError(f"prior is one positive number a modality, {modalities} in all, or None, got {prior!r}")
-    return tuple(p / sum(prior) for p in prior)
+    largest = max(prior)
+    if min(prior) / largest < 1e-100:
+        raise FusionInputError(f"prior: {min(prior)!r} is nothing beside {largest!r}; mark the modality absent instead")
+    return tuple(p / largest for p in prior)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from torchmsaf.errors import FusionInputError
 from torchmsaf.fusion.base import TrainingRule
-from torchmsaf.ops.checks import check_channels, is_integer
+from torchmsaf.ops.checks import check_boolean, check_channels, is_integer
 from torchmsaf.ops.gating import pool_maps
 from torchmsaf.ops.support import blank, make_supports
 
@@ -45,6 +45,7 @@ class FiLM(TrainingRule, nn.Module):
     ) -> None:
         super().__init__()
         self.channels = check_channels(channels)
+        check_boolean("identity_start", identity_start)
         if len(self.channels) < 2:
             raise FusionInputError(f"FiLM conditions one modality on others: give 2 or more modalities, got {channels}")
         self.modulated = _check_modulated(modulated, len(self.channels))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from torchmsaf.fusion.base import TrainingRule
 from torchmsaf.ops.checks import (
+    check_boolean,
     check_channels,
     check_features,
     check_integer,
@@ -64,8 +65,9 @@ class MBT(TrainingRule, nn.Module):
     ) -> None:
         super().__init__()
         self.channels = check_channels(channels)
+        check_boolean("identity_start", identity_start)
         check_integer("tokens", tokens, advice="the article has 4 bottleneck tokens")
-        check_integer("layers", layers, advice="2 are the fewest that exchange anything")
+        check_integer("layers", layers, advice="2 are the fewest that exchange anything", most=1000)
         check_integer("heads", heads, advice="a modality has the greatest common divisor of it and its channels")
         if width is not None:
             check_integer("width", width, advice="None is the largest channel count")

@@ -59,7 +59,7 @@ class MCBP(EarlyFusion):
         if project is not None:
             check_integer("project", project, advice="None is no projection")
         check_widths("hidden", hidden, example="[3000]")
-        self.projections = nn.ModuleList(nn.Linear(width, project) for width in widths) if project else None
+        self.projections = nn.ModuleList(nn.Linear(width, project) for width in self.widths) if project else None
         self.sketch = OuterSketch([project] * len(self.widths) if project else self.widths, sketch_size)
         layers: list[nn.Module] = [nn.Dropout(dropout)]
         sizes = [sketch_size, *hidden]

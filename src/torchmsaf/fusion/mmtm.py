@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from torchmsaf.errors import FusionInputError
 from torchmsaf.fusion.base import TrainingRule
-from torchmsaf.ops.checks import check_channels, check_number
+from torchmsaf.ops.checks import check_boolean, check_channels, check_number
 from torchmsaf.ops.gating import pool_maps
 
 
@@ -44,6 +44,7 @@ class MMTM(TrainingRule, nn.Module):
     ) -> None:
         super().__init__()
         self.channels = check_channels(channels)
+        check_boolean("identity_start", identity_start)
         check_number("ratio", ratio)
         self.gate_scale = check_number("gate_scale", gate_scale)
         total = sum(self.channels)

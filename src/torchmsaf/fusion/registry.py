@@ -139,7 +139,7 @@ def create_fusion(name: str, /, **arguments: Any) -> nn.Module:
     except FusionInputError as error:
         said = str(error)
         raise FusionInputError(said if said.startswith(f"{name}: ") else f"{name}: {said}") from error
-    except TypeError as error:
+    except (TypeError, RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
         first = str(error).partition("\n")[0]  # torch adds a stack of addresses
         options = ", ".join(inspect.signature(method.build).parameters)
         raise FusionInputError(f"{name}: {first.split('__init__() ')[-1]}; its arguments are: {options}") from error

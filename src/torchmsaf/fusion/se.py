@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from torchmsaf.errors import FusionInputError
 from torchmsaf.fusion.base import TrainingRule
-from torchmsaf.ops.checks import check_channels, check_integer, check_number
+from torchmsaf.ops.checks import check_boolean, check_channels, check_integer, check_number
 from torchmsaf.ops.gating import pool_maps
 
 
@@ -45,6 +45,7 @@ class SqueezeExcitation(TrainingRule, nn.Module):
     ) -> None:
         super().__init__()
         self.channels = check_channels(channels)
+        check_boolean("identity_start", identity_start)
         check_integer("reduction", reduction, advice="the inner width is the channels divided by it")
         self.gate_scale = check_number("gate_scale", gate_scale)
         widths = [max(1, count // reduction) for count in self.channels]

@@ -117,7 +117,7 @@ def _mixed(share: Tensor, values: Tensor) -> Tensor:
 
 def _whole_steps(step: float) -> int:
     """1 / step."""
-    number = isinstance(step, int | float) and not isinstance(step, bool) and 0 < step <= 1
+    number = isinstance(step, int | float) and not isinstance(step, bool) and 1e-4 <= step <= 1
     if not number or abs(1 / step - round(1 / step)) > 1e-6:
         raise FusionInputError(f"step must divide 1, such as 0.05, 0.1 or 0.25, got {step!r}")
     return round(1 / step)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 from collections.abc import Sequence
 
@@ -13,16 +12,16 @@ from torch import Tensor
 from torchmsaf.errors import FusionInputError
 
 
-def check_channels(channels: Sequence[int]) -> tuple[int, ...]:
-    """Channel counts as a tuple of positive integers, one or more."""
+def check_channels(channels: Sequence[int], name: str = "channels") -> tuple[int, ...]:
+    """Channel counts, or widths, as a tuple of positive integers, one or more."""
     if isinstance(channels, int | str) or not hasattr(channels, "__iter__"):
-        raise FusionInputError(f"channels is one count a modality, such as (1024, 32), got {channels!r}")
+        raise FusionInputError(f"{name} is one count a modality, such as (1024, 32), got {channels!r}")
     counts = tuple(channels)
     if not counts:
-        raise FusionInputError("channels is empty: give one count a modality, such as (1024, 32)")
+        raise FusionInputError(f"{name} is empty: give one count a modality, such as (1024, 32)")
     for m, count in enumerate(counts):
         if not is_integer(count) or count < 1:
-            raise FusionInputError(f"channels of modality {m}: expected a positive integer, got {count!r}")
+            raise FusionInputError(f"{name} of modality {m}: expected a positive integer, got {count!r}")
     return tuple(int(count) for count in counts)
 
 
@@ -31,16 +30,25 @@ def is_integer(value: object) -> bool:
     return isinstance(value, numbers.Integral | torch.SymInt) and not isinstance(value, bool)
 
 
-def check_integer(name: str, value: int, *, advice: str) -> int:
+def check_integer(name: str, value: int, *, advice: str, most: int | None = None) -> int:
     """A positive integer argument."""
     if not is_integer(value) or value < 1:
         raise FusionInputError(f"{name}: expected an integer of at least 1, got {value!r}; {advice}")
+    if most is not None and value > most:
+        raise FusionInputError(f"{name}: expected an integer of at most {most}, got {value!r}; {advice}")
     return int(value)
+
+
+def check_boolean(name: str, value: bool) -> bool:
+    """True or False: a text such as "false" would count as True."""
+    if not isinstance(value, bool | np.bool_):
+        raise FusionInputError(f"{name} is True or False, got {value!r}")
+    return bool(value)
 
 
 def check_number(name: str, value: float) -> float:
     """A finite number argument, given back as it came."""
-    if not _is_number(value) or not math.isfinite(value):
+    if not _is_number(value) or not abs(value) <= torch.finfo(torch.float32).max:
         raise FusionInputError(f"{name} is a finite number, got {value!r}")
     return value
 
@@ -113,6 +121,47 @@ def _check_type(m: int, x: Tensor, parameter: Tensor) -> None:
             f"modality {m}: expected {parameter.dtype}, the type of the fusion's parameters, got {x.dtype}; "
             f"convert the features, or the fusion with .to({x.dtype})"
         )
+
+
+def check_vectors(values: Sequence[Tensor], sizes: Sequence[int], what: str, parameter: Tensor | None) -> list[Tensor]:
+    """Feature vectors or predictions ``(B, size)`` of one batch, in one place and of one type.
+
+    Args:
+        values: what the caller gave.
+        sizes: the expected size of each modality.
+        what: they are.
+        parameter: any parameter of the fusion; None = it has none.
+    """
+    if not isinstance(values, list | tuple):
+        raise FusionInputError(f"expected a list of one tensor of {what} a modality, got {type(values).__name__}")
+    if len(values) != len(sizes):
+        raise FusionInputError(f"expected {what} of {len(sizes)} modalities, got {len(values)}")
+    for m, (x, size) in enumerate(zip(values, sizes, strict=True)):
+        if not isinstance(x, Tensor):
+            raise FusionInputError(
+                f"modality {m}: expected a tensor of {what}, got {type(x).__name__}; an absent modality is zeros of its "
+                "shape with present[:, m] = False"
+            )
+        first = values[0]
+        batch = first.shape[0] if first.dim() else 0
+        if x.dim() != 2 or x.shape[1] != size or x.shape[0] != batch:
+            raise FusionInputError(
+                f"modality {m}: expected {what} (B, {size}), with a batch of {batch} as modality 0, got {tuple(x.shape)}"
+            )
+        if not x.is_floating_point():
+            raise FusionInputError(
+                f"modality {m}: expected floating-point {what}, got {x.dtype}; convert with .float()"
+            )
+        like = first if parameter is None else parameter
+        if x.device != like.device:
+            raise FusionInputError(
+                f"modality {m}: expected device {like.device}, got {x.device}; move one of them with .to(device)"
+            )
+        if x.dtype != like.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise FusionInputError(
+                f"modality {m}: expected {like.dtype}, got {x.dtype}; convert with .to({like.dtype})"
+            )
+    return list(values)
 
 
 def check_segments(features: Sequence[Tensor], segments: int, segment_dim: int) -> list[int]:

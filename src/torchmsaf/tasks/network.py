@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchmsaf.backbones.staged import StagedNetwork
 from torchmsaf.errors import FusionInputError
 from torchmsaf.fusion.averaging import Averaging
-from torchmsaf.fusion.base import BranchFusion, Criterion, TrainingRule
+from torchmsaf.fusion.base import BranchFusion, Criterion, TrainingRule, check_flags
 from torchmsaf.fusion.multiplication import Multiplication
 from torchmsaf.fusion.registry import METHODS, create_fusion, find_method
 from torchmsaf.ops.checks import is_integer
@@ -75,6 +75,8 @@ class FusedNetwork(nn.Module):
         self.networks = nn.ModuleDict({names[name]: network for name, network in networks.items()})
         self.stage = None if method is None else find_method(method).stage
         self.outputs = outputs
+        if not networks:
+            raise FusionInputError("no networks: one a modality is needed")
         if method is None and len(networks) != 1:
             raise FusionInputError(f"{len(networks)} networks need a fusion method")
         if method is not None and regression and not find_method(method).regression:
@@ -114,6 +116,10 @@ class FusedNetwork(nn.Module):
             present: ``(B, M)`` booleans; None = all.
         """
         nets = self._nets()
+        if len(inputs) != len(nets):
+            raise FusionInputError(f"expected the inputs of {len(nets)} networks, got {len(inputs)}")
+        if present is not None:
+            check_flags(present, inputs[0].shape[0], len(nets))
         rows = [None if present is None else present[:, m] for m in range(len(nets))]
         maps, branch = list(inputs), None
         for back in range(max(len(net.stages) for net in nets), 0, -1):
@@ -175,11 +181,12 @@ def module_name(modality: str) -> str:
 def _run(net: nn.Module, part: Callable[[Tensor], Tensor], x: Tensor, rows: Tensor | None) -> Tensor:
     """Run a part of a network on the rows that have the modality; the others come out as zeros.
 
-    In training, absent rows are left out, so that batch norm never sees them. In evaluation rows do not meet.
+    In training, absent rows are left out, so that batch norm never sees them. In evaluation rows do not meet: absent ones
+    run as zeros, as the gradient of what is NaN would be NaN.
     """
-    if rows is None or not net.training or bool(rows.all()):
+    if rows is None or bool(rows.all()):
         return part(x)
-    if int(rows.sum()) < 2:  # no statistics of one row: use the running ones
+    if not net.training or int(rows.sum()) < 2:  # no statistics of one row: use the running ones
         with evaluating(net):
             y = part(torch.where(over_samples(rows, x), x, 0))
         return torch.where(over_samples(rows, y), y, 0)
