@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchmsaf.errors import FusionInputError
 from torchmsaf.fusion.base import TrainingRule
 from torchmsaf.ops.checks import check_boolean, check_channels, check_number
-from torchmsaf.ops.gating import pool_maps
+from torchmsaf.ops.gating import open_gates, pool_maps
 
 
 class MMTM(TrainingRule, nn.Module):
@@ -57,10 +57,7 @@ class MMTM(TrainingRule, nn.Module):
         self.activation = nn.ReLU()
         self.excite = nn.ModuleList(nn.Linear(width, count) for count in self.channels)
         if identity_start:
-            if gate_scale != 2:
-                raise FusionInputError("identity_start needs gate_scale=2: the gate starts at gate_scale * sigmoid(0)")
-            for parameter in self.excite.parameters():
-                nn.init.zeros_(parameter)
+            open_gates(self.excite, gate_scale)
 
     def forward(
         self,

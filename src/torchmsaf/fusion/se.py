@@ -12,10 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from torchmsaf.errors import FusionInputError
 from torchmsaf.fusion.base import TrainingRule
 from torchmsaf.ops.checks import check_boolean, check_channels, check_integer, check_number
-from torchmsaf.ops.gating import pool_maps
+from torchmsaf.ops.gating import open_gates, pool_maps
 
 
 class SqueezeExcitation(TrainingRule, nn.Module):
@@ -52,10 +51,7 @@ class SqueezeExcitation(TrainingRule, nn.Module):
         self.squeeze = nn.ModuleList(nn.Linear(c, width) for c, width in zip(self.channels, widths, strict=True))
         self.excite = nn.ModuleList(nn.Linear(width, c) for c, width in zip(self.channels, widths, strict=True))
         if identity_start:
-            if gate_scale != 2:
-                raise FusionInputError("identity_start needs gate_scale=2: the gate starts at gate_scale * sigmoid(0)")
-            for parameter in self.excite.parameters():
-                nn.init.zeros_(parameter)
+            open_gates(self.excite, gate_scale)
 
     def forward(
         self,

@@ -84,11 +84,7 @@ def check_features(features: Sequence[Tensor], channels: tuple[int, ...], parame
     if len(features) != len(channels):
         raise FusionInputError(f"expected {len(channels)} modalities (channels {channels}), got {len(features)}")
     for m, (x, count) in enumerate(zip(features, channels, strict=True)):
-        if not isinstance(x, Tensor):
-            raise FusionInputError(
-                f"modality {m}: expected a tensor, got {type(x).__name__}; an absent modality is zeros of its shape with "
-                "present[:, m] = False"
-            )
+        _check_tensor(m, x)
         shape = tuple(x.shape)
         if x.dim() < 2:
             raise FusionInputError(f"modality {m}: expected (B, {count}, *positions), got {shape}")
@@ -105,6 +101,14 @@ def check_features(features: Sequence[Tensor], channels: tuple[int, ...], parame
             raise FusionInputError(f"modality {m}: {shape} has no positions; mark it absent in present instead")
         _check_type(m, x, parameter)
     return list(features)
+
+
+def _check_tensor(m: int, x: object) -> None:
+    if not isinstance(x, Tensor):
+        raise FusionInputError(
+            f"modality {m}: expected a tensor, got {type(x).__name__}; an absent modality is zeros of its shape with "
+            "present[:, m] = False"
+        )
 
 
 def _check_type(m: int, x: Tensor, parameter: Tensor) -> None:
@@ -137,11 +141,7 @@ def check_vectors(values: Sequence[Tensor], sizes: Sequence[int], what: str, par
     if len(values) != len(sizes):
         raise FusionInputError(f"expected {what} of {len(sizes)} modalities, got {len(values)}")
     for m, (x, size) in enumerate(zip(values, sizes, strict=True)):
-        if not isinstance(x, Tensor):
-            raise FusionInputError(
-                f"modality {m}: expected a tensor of {what}, got {type(x).__name__}; an absent modality is zeros of its "
-                "shape with present[:, m] = False"
-            )
+        _check_tensor(m, x)
         first = values[0]
         batch = first.shape[0] if first.dim() else 0
         if x.dim() != 2 or x.shape[1] != size or x.shape[0] != batch:

@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from torchmsaf.errors import FusionInputError
 from torchmsaf.ops.checks import check_features, check_masks, check_present, check_segments
 from torchmsaf.ops.recalibrate import Rescale, recalibrate
 from torchmsaf.ops.support import Support, make_supports
@@ -52,3 +53,15 @@ def pool_maps(
         supports, alive = make_supports(maps, real, here, segments=segments, segment_dims=dims, dtype=dtype)
     descriptors, rescale = recalibrate(maps, supports, segments=segments, segment_dims=dims, dtype=dtype)
     return descriptors, alive, rescale
+
+
+def open_gates(layers: nn.Module, gate_scale: float) -> None:
+    """Let gates ``gate_scale * sigmoid(layer)`` start at one: the layers start at zero.
+
+    Raises:
+        FusionInputError: another scale than 2.
+    """
+    if gate_scale != 2:
+        raise FusionInputError("identity_start needs gate_scale=2: the gate starts at gate_scale * sigmoid(0)")
+    for parameter in layers.parameters():
+        nn.init.zeros_(parameter)
