@@ -1,6 +1,6 @@
 """A comparison from Python: two folds of the digits, one seed, few epochs. Run it: python compare_python.py [FOLDER].
 
-It is short on purpose; its numbers mean little. `torchmsaf compare digits` is the same with all methods and more runs.
+It is short on purpose; its numbers mean little. `torchmsaf compare digits` is the same with more methods and more runs.
 """
 
 from __future__ import annotations

@@ -80,6 +80,7 @@ def test_keys_are_unlike_for_unlike_options() -> None:
 
 def test_numbers_with_an_exponent_are_numbers() -> None:
     assert parse_method("multiplicative:beta=1e-1").options == {"beta": 0.1}
+    assert parse_method("embracenet:prior=[1e-3,1]").options == {"prior": [0.001, 1]}
     assert parse_method("msaf:norm=layer").options == {"norm": "layer"}
 
 

@@ -117,6 +117,19 @@ def test_a_folder_from_which_a_process_died_at_once(tmp_path: Path) -> None:
     run(tmp_path / "r", comparison(seeds=(0,), methods=METHODS[:1]), resume=True)
 
 
+def test_a_setting_that_the_folders_version_did_not_have_does_not_stop_a_resume(
+    folder: Path, trained: list[str]
+) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    assert config["recipe"].pop("fusion_learning_rate") is None
+    (folder / "config.json").write_text(json.dumps({**config, "tuning": "said in other words"}))
+    run(folder, resume=True)
+    assert trained == []
+    rated = replace(comparison(), recipe=replace(comparison().recipe, fusion_learning_rate=1e-3))
+    with pytest.raises(ResultError, match=r"recipe\.fusion_learning_rate: null there, 0\.001 now"):
+        run(folder, rated, resume=True)
+
+
 def test_a_folder_with_results_needs_resume(folder: Path) -> None:
     with pytest.raises(ResultError, match="has results already: add --resume"):
         run(folder)

@@ -18,6 +18,9 @@ from torchmsaf.fusion.base import BranchFusion, TrainingRule
 
 B, K = 4, 3
 NAMES = list(METHODS)
+OWN_RULE = {"multiplicative", "voting", "weighted", "mulmix", "centralnet"}
+# MSAF is below the rules: whoever trains it takes the default
+DEFAULT_RULE = [name for name in NAMES if name not in OWN_RULE and name != "msaf"]
 INTERMEDIATE = [name for name, method in METHODS.items() if method.stage == "intermediate"]
 POSITIONS = ((5,), (), (2, 3), (1,), (2, 1, 2))
 # the gradient leaves out a part on purpose, which the tests of their formulas show
@@ -93,10 +96,8 @@ def test_state_dict_round_trip(name: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(call(fusion, values), call(other, values), strict=True))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in STOPS_GRADIENTS])
 def test_gradients_in_float64(name: str) -> None:
-    if name in STOPS_GRADIENTS:
-        return
     fusion = build(name, 2).double().eval()
     values = tuple(x.requires_grad_() for x in inputs(name, 2, torch.float64))
     assert torch.autograd.gradcheck(lambda *x: tuple(call(fusion, list(x))), values)
@@ -155,6 +156,15 @@ def test_masked_positions_change_nothing_and_come_out_as_zeros(name: str) -> Non
     mask = torch.arange(6) < torch.tensor([6, 3, 1, 4])[:, None]
     junk = torch.where(mask[:, None], x, math.nan)
     clean, dirty = (fusion([value, y], masks=[mask, None]) for value in (x, junk))
+    gradients = []
+    for value in (x, junk):
+        leaf = value.clone().requires_grad_()
+        fusion.zero_grad()
+        sum((out * out.detach().cos()).sum() for out in call(fusion, [leaf, y], masks=[mask, None])).backward()
+        assert leaf.grad is not None
+        assert not leaf.grad[~mask[:, None].expand_as(x)].any()
+        gradients.append([leaf.grad, *(p.grad for p in fusion.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(clean, dirty, strict=True))
     assert not clean[0][~mask[:, None].expand_as(x)].any()
     short = fusion([x[1:2, :, :3], y[1:2]])
@@ -173,11 +183,10 @@ def test_presence_of_another_shape_is_an_error(name: str) -> None:
         call(build(name, 2), inputs(name, 2), present=torch.ones(B, 3, dtype=torch.bool))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DEFAULT_RULE)
 def test_the_default_training_rule_is_the_loss_of_the_fused_prediction(name: str) -> None:
     fusion = build(name, 2)
-    if not isinstance(fusion, TrainingRule) or type(fusion).training_loss is not TrainingRule.training_loss:
-        return
+    assert isinstance(fusion, TrainingRule)
     prediction, target = torch.randn(B, K), torch.tensor([0, 1, 2, 0])
     loss = fusion.training_loss(prediction, (), target, None, nn.functional.cross_entropy)
     torch.testing.assert_close(loss, nn.functional.cross_entropy(prediction, target))
@@ -218,13 +227,11 @@ def test_presence_that_is_no_booleans_here_is_an_error(name: str, present: Any) 
 SIZES = {"late": "modalities", "early": "widths", "intermediate": "channels"}
 
 
-@pytest.mark.parametrize("size", [None, 0, -1, 1.5, math.nan, "ab", (), (4.0, 5), (True, 5), (4, 0), 10**12])
+@pytest.mark.parametrize("size", [None, 0, -1, 1.5, math.nan, "ab", (), (4.0, 5), (True, 5), (4, 0)])
 @pytest.mark.parametrize("name", NAMES)
 def test_wrong_sizes_are_errors_that_begin_with_the_method(name: str, size: Any) -> None:
     stage = METHODS[name].stage
     more = {"out_features": K} if stage == "early" else {}
-    if stage == "late" and size == 10**12 and name != "weighted":
-        return
     with pytest.raises(FusionInputError, match=f"^{name}: "):
         create_fusion(name, **{SIZES[stage]: size}, **more)
 
@@ -236,22 +243,24 @@ def test_wrong_outputs_are_errors_that_begin_with_the_method(name: str, outputs:
         create_fusion(name, widths=(4, 5), out_features=outputs)
 
 
+SWITCHES = [
+    (name, key)
+    for name, method in METHODS.items()
+    for key, parameter in inspect.signature(method.build).parameters.items()
+    if isinstance(parameter.default, bool)
+]
+
+
 @pytest.mark.parametrize("said", ["false", None, 0, 1])
-@pytest.mark.parametrize("name", NAMES)
-def test_what_is_true_or_false_is_said_so(name: str, said: Any) -> None:
-    flags = {
-        key: parameter
-        for key, parameter in inspect.signature(METHODS[name].build).parameters.items()
-        if isinstance(parameter.default, bool)
-    }
-    for flag in flags:
-        sizes: dict[str, Any] = {
-            "late": {"modalities": 2},
-            "early": {"widths": (4, 5), "out_features": K},
-            "intermediate": {"channels": (9, 12)},
-        }[METHODS[name].stage]
-        with pytest.raises(FusionInputError, match=f"^{name}: {flag} is True or False, got"):
-            create_fusion(name, **sizes, **{flag: said})
+@pytest.mark.parametrize(("name", "switch"), SWITCHES)
+def test_what_is_true_or_false_is_said_so(name: str, switch: str, said: Any) -> None:
+    sizes: dict[str, Any] = {
+        "late": {"modalities": 2},
+        "early": {"widths": (4, 5), "out_features": K},
+        "intermediate": {"channels": (9, 12)},
+    }[METHODS[name].stage]
+    with pytest.raises(FusionInputError, match=f"^{name}: {switch} is True or False, got"):
+        create_fusion(name, **sizes, **{switch: said})
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if METHODS[name].stage != "late"])

@@ -131,9 +131,9 @@ def test_a_boosted_batch_without_any_modality_is_finite() -> None:
     ("options", "said"),
     [
         ({"boosted": 1}, "True or False"),
-        ({"boosted": True, "margin": -1.0}, "at least 0"),
-        ({"boosted": True, "margin": math.inf}, "at least 0"),
-        ({"boosted": True, "margin": "1"}, "at least 0"),
+        ({"boosted": True, "margin": -1.0}, "margin is a (finite number|number of at least 0)"),
+        ({"boosted": True, "margin": math.inf}, "margin is a (finite number|number of at least 0)"),
+        ({"boosted": True, "margin": "1"}, "margin is a (finite number|number of at least 0)"),
         ({"margin": 1.0}, "boosted=True"),
     ],
 )

@@ -93,7 +93,7 @@ def test_tfn_does_not_see_what_an_absent_modality_holds(junk: float) -> None:
         ({"project": "32"}, "project: expected an integer of at least 1, got '32'"),
         ({"project": (4, 4)}, r"expected 3 widths, got \(4, 4\)"),
         ({"project": [4, 0, 4]}, "project of modality 1: expected an integer of at least 1, got 0"),
-        ({"project": 256}, r"a tensor of 16,974,593 entries a sample, more than 10,000,000; choose smaller .* or LMF"),
+        ({"project": 256}, r"a tensor of 16,974,593 entries a sample, more than 4,000,000; choose smaller .* or LMF"),
         ({"hidden": 160}, r"hidden is a list of positive widths, such as \[160, 160\], got 160"),
         ({"hidden": [160, -1]}, r"hidden is a list of positive widths, such as \[160, 160\], got \[160, -1\]"),
         ({"dropout": 1.0}, r"dropout is a probability in \[0, 1\), got 1.0; use 0 for no dropout"),

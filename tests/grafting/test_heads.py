@@ -272,3 +272,17 @@ def test_a_head_that_can_do_without_a_branch_needs_none() -> None:
             grafted = graft(parts, [FusionPoint({"a": "1", "b": "1"}, method)], head=head, example=x)
             assert grafted(x)[1] is grown
             grafted.ungraft()
+
+
+@pytest.mark.parametrize("last", [nn.Flatten(0), nn.Unflatten(1, (3, 1))])
+def test_a_branch_head_is_as_wide_as_predictions_and_nothing_else(last: nn.Module) -> None:
+    parts, x = {"a": nn.Sequential(*deep(), last), "b": deep()}, inputs("ab")
+    with pytest.raises(GraftError, match=r"as wide as the output of network 'a', which should be \(B, K\)"):
+        graft(parts, [FusionPoint({"a": "1", "b": "1"}, "centralnet")], head="branch", example=x)
+
+
+def test_a_branch_that_no_network_grows_is_an_error() -> None:
+    parts, x = {name: deep() for name in "abc"}, inputs("abc")
+    grafted = graft(parts, [FusionPoint({"a": "1", "b": "1"}, "centralnet")], head="branch", example=x)
+    with pytest.raises(GraftError, match="Branch as head needs a branch, and no network that grows one runs"):
+        grafted({"a": None, "b": None, "c": x["c"]})

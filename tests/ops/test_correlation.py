@@ -80,6 +80,13 @@ def test_half_precision_is_computed_in_float32() -> None:
     assert canonical_correlation(first, second).dtype == torch.float32
 
 
+def test_autocast_does_not_reach_it() -> None:
+    first, second = (view.float() for view in views())
+    expected = canonical_correlation(first, second)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(canonical_correlation(first, second), expected)
+
+
 def test_wrong_views_and_numbers() -> None:
     first, second = views()
     with pytest.raises(
@@ -90,5 +97,7 @@ def test_wrong_views_and_numbers() -> None:
         canonical_correlation(first, second[:-1])
     with pytest.raises(FusionInputError, match="regularization is greater than 0"):
         canonical_correlation(first, second, regularization=0)
+    with pytest.raises(FusionInputError, match="regularization is a finite number"):
+        canonical_correlation(first, second, regularization="x")  # type: ignore[arg-type]
     with pytest.raises(FusionInputError, match="count: expected an integer"):
         canonical_correlation(first, second, count=0)

@@ -161,7 +161,7 @@ class Comparison:
             "networks": dict(self.networks),
             "seeds": list(self.seeds),
             "recipe": asdict(self.recipe),
-            "tuning": "none: every method has its published defaults and the same recipe",
+            "tuning": "none: defaults of the methods, or the options said here, and the same recipe",
         }
 
 

@@ -59,7 +59,9 @@ def parse_method(text: str) -> MethodChoice:
 
 
 def _number(value: Any) -> Any:
-    """``1e-3``, which YAML 1.1 reads as text."""
+    """``1e-3``, which YAML 1.1 reads as text, as a number; in lists too."""
+    if isinstance(value, list):
+        return [_number(one) for one in value]
     if not isinstance(value, str):
         return value
     try:

@@ -116,8 +116,8 @@ class ResultFolder:
     def _check_same(self, old: Json, config: Json, splits: Json) -> None:
         changed = [
             f"{key}{_difference(old.get(key), config.get(key))}"
-            for key in sorted({*old, *config} - {"starts"})
-            if old.get(key) != config.get(key)
+            for key in sorted({*old, *config} - {"starts", "tuning"})
+            if not _same(old.get(key), config.get(key))
         ]
         file = self.path / "splits.json"
         if not changed and file.exists() and _read(file) != splits:
@@ -315,12 +315,17 @@ def _fold_and_seed(path: Path) -> tuple[int, ...]:
     return tuple(map(int, match.groups())) if match else ()
 
 
+def _same(old: Any, new: Any) -> bool:
+    """Whether two values of a configuration are the same; a setting that an older version did not have is null."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return all(_same(old.get(key), new.get(key)) for key in {*old, *new})
+    return bool(old == new)
+
+
 def _difference(old: Any, new: Any) -> str:
     """Where two values of a configuration differ: ``.epochs: 3 there, 4 now``."""
     if isinstance(old, dict) and isinstance(new, dict):
-        key = next((key for key in [*old, *new] if old.get(key) != new.get(key)), None)
-        if key is None:
-            return ": null there or now, and missing in the other"
+        key = next(key for key in [*old, *new] if old.get(key) != new.get(key))
         return f".{key}{_difference(old.get(key), new.get(key))}"
     return f": {_short(old)} there, {_short(new)} now"
 

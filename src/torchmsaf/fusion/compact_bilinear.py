@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from torchmsaf.fusion.base import EarlyFusion
+from torchmsaf.fusion.outer_sketch import OuterSketch
 from torchmsaf.ops.checks import check_integer
-from torchmsaf.ops.sketch import OuterSketch
 
 
 class CompactBilinear(EarlyFusion):

@@ -40,6 +40,8 @@ class EmbraceNet(EarlyFusion):
         sample_in_evaluation: draw in evaluation as in training.
     """
 
+    log_prior: Tensor
+
     def __init__(
         self,
         widths: Sequence[int],
@@ -53,7 +55,8 @@ class EmbraceNet(EarlyFusion):
         super().__init__(widths, out_features)
         self.hidden = check_integer("hidden", hidden, advice="it is the width of the embracement")
         self.modality_dropout = check_share("modality_dropout", modality_dropout, said="a probability in [0, 1]")
-        self.prior = _check_prior(prior, len(self.widths))
+        logs = torch.tensor([math.log(p) for p in _check_prior(prior, len(self.widths))])
+        self.register_buffer("log_prior", logs, persistent=False)
         self.sample_in_evaluation = check_boolean("sample_in_evaluation", sample_in_evaluation)
         self.docking = nn.ModuleList(nn.Linear(width, hidden) for width in self.widths)
         self.head = nn.Linear(hidden, out_features)
@@ -75,15 +78,13 @@ class EmbraceNet(EarlyFusion):
 
     def _embrace(self, docked: Tensor, available: Tensor) -> Tensor:
         """Docked vectors ``(B, M, C)`` and what may be drawn, ``(B, M)``, to e, ``(B, C)``."""
-        # in float64, where priors that are far apart stay more than zero
-        prior = torch.tensor(self.prior, dtype=torch.float64, device=docked.device)
-        weights = torch.where(available, prior, 0)
         nothing = ~available.any(1, keepdim=True)
-        p = weights / (weights.sum(1, keepdim=True) + nothing)
+        logs = self.log_prior.to(docked.device).expand(available.shape).masked_fill(~(available | nothing), -math.inf)
+        p = torch.softmax(logs, dim=1)  # prior_m present_m / sum of prior_n present_n
         if not self.training and not self.sample_in_evaluation:
             return (p.to(docked.dtype)[:, :, None] * docked).sum(1)  # e = sum of p_m d_m
         # one must be drawn even where nothing is present; there all docked vectors are zeros
-        drawn = torch.multinomial(p + nothing, self.hidden, replacement=True)
+        drawn = torch.multinomial(p, self.hidden, replacement=True)
         return docked.gather(1, drawn[:, None, :]).squeeze(1)  # e_j = d_{m_j, j}
 
 
@@ -100,7 +101,4 @@ def _check_prior(prior: Sequence[float] | None, modalities: int) -> tuple[float,
     good = isinstance(prior, list | tuple) and len(prior) == modalities
     if not good or not all(isinstance(p, int | float) and not isinstance(p, bool) and 0 < p < math.inf for p in prior):
         raise FusionInputError(f"prior is one positive number a modality, {modalities} in all, or None, got {prior!r}")
-    largest = max(prior)
-    if min(prior) / largest < 1e-100:
-        raise FusionInputError(f"prior: {min(prior)!r} is nothing beside {largest!r}; mark the modality absent instead")
-    return tuple(p / largest for p in prior)
+    return tuple(prior)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from torchmsaf.errors import FusionInputError
 from torchmsaf.fusion.base import Criterion, LateFusion
-from torchmsaf.ops.checks import check_boolean, check_share
+from torchmsaf.ops.checks import check_boolean, check_number, check_share
 
 
 class Multiplicative(LateFusion):
@@ -92,7 +92,7 @@ def loss_of_scores(scores: Tensor, target: Tensor, boosted: bool, margin: float)
 def check_boost(boosted: bool, margin: float) -> tuple[bool, float]:
     """Whether the loss is boosted, and a margin of at least 0 that is used."""
     check_boolean("boosted", boosted)
-    if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 <= margin < math.inf:
+    if not check_number("margin", margin) >= 0:
         raise FusionInputError(f"margin is a number of at least 0, got {margin!r}")
     if margin and not boosted:
         raise FusionInputError(f"margin={margin!r} is of the boosted loss: give boosted=True too")

@@ -92,7 +92,7 @@ _ALL = (
     Method("mcbp", "early", MCBP, "Fukui et al., EMNLP, arXiv 1606.01847", 2016),
     Method("gmu", "early", GMU, "Arevalo et al., arXiv 1702.01992", 2017),
     Method("embracenet", "early", EmbraceNet, "Choi and Lee, Information Fusion 51, arXiv 1904.09078", 2019),
-    Method("tfn", "early", TFN, "Zadeh et al., EMNLP, arXiv 1707.07250", 2017, most=23),
+    Method("tfn", "early", TFN, "Zadeh et al., EMNLP, arXiv 1707.07250", 2017, most=21),
     Method("lmf", "early", LMF, "Liu et al., ACL, arXiv 1806.00064", 2018),
     Method("dense", "early", DenseFusion, "Hu et al., arXiv 1810.03414", 2018),
     Method(

@@ -19,7 +19,7 @@ from torchmsaf.errors import FusionInputError
 from torchmsaf.fusion.base import EarlyFusion
 from torchmsaf.ops.checks import check_integer, check_share, check_widths
 
-LARGEST_TENSOR = 10**7
+LARGEST_TENSOR = 4_000_000
 
 
 class TFN(EarlyFusion):
@@ -33,7 +33,7 @@ class TFN(EarlyFusion):
     ``project=(64, 32, 32)`` with the text first. The article is remembered as having hidden layers of 128, which is a
     recollection. Z has the product of all P_m + 1 as its size, so from four modalities on the default of ``project``
     shrinks: it is the largest power of two for which (P + 1)^M <= 100,000, 16 for four and 8 for five, and at least 1. That
-    rule is ours. From 24 modalities on there is no tensor small enough, which is an error.
+    rule is ours. From 22 modalities on there is no tensor small enough, which is an error.
 
     In the article each modality has a sub-network. Here networks come before, so one linear layer with ReLU stands for it;
     the authors' text goes in without ReLU. They squash the output to the range of their labels; here it is left as it is.

@@ -18,6 +18,7 @@ from torch import Tensor
 from torchmsaf.errors import FusionInputError
 from torchmsaf.fusion.base import Criterion, LateFusion
 from torchmsaf.fusion.own_losses import own_losses
+from torchmsaf.ops.checks import check_number
 
 MOST_POINTS = 20_000
 _ROUND_STEPS = (0.01, 0.02, 0.025, 0.04, 0.05, 0.1, 0.125, 0.2, 0.25, 0.5)
@@ -104,7 +105,7 @@ class WeightedSum(LateFusion):
 
 def _shares(here: Tensor, weights: Tensor) -> Tensor:
     """Weights ``(M,)`` renormalized over presence ``(M, B, 1)``, of its shape; zeros where nothing is present."""
-    share = weights.to(here.dtype)[:, None, None] * here
+    share = weights.to(here)[:, None, None] * here
     share = torch.where(share.sum(0) > 0, share, here)
     total = share.sum(0)
     return share / torch.where(total > 0, total, 1)
@@ -117,8 +118,7 @@ def _mixed(share: Tensor, values: Tensor) -> Tensor:
 
 def _whole_steps(step: float) -> int:
     """1 / step."""
-    number = isinstance(step, int | float) and not isinstance(step, bool) and 1e-4 <= step <= 1
-    if not number or abs(1 / step - round(1 / step)) > 1e-6:
+    if not 1e-4 <= check_number("step", step) <= 1 or abs(1 / step - round(1 / step)) > 1e-6:
         raise FusionInputError(f"step must divide 1, such as 0.05, 0.1 or 0.25, got {step!r}")
     return round(1 / step)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from torchmsaf.fusion.base import BranchFusion
 from torchmsaf.fusion.registry import METHODS, create_fusion, find_method
 from torchmsaf.grafting.describe import from_sight
 from torchmsaf.grafting.dry_run import Sight, find_layer, observe
-from torchmsaf.grafting.exchange import PlainFusion
+from torchmsaf.grafting.exchange import PlainFusion, needs_branch
 from torchmsaf.grafting.heads import HEADS, Branch
 from torchmsaf.grafting.model import GraftedModel, Networks
 from torchmsaf.grafting.plan import make_plan
@@ -195,23 +194,27 @@ def _head(
     if isinstance(head, str) and head != "branch":
         return HEADS[head](tuple(networks))
     branches = [fusion for fusion in fusions if isinstance(fusion, BranchFusion)]
-    if not branches and (head == "branch" or (isinstance(head, nn.Module) and _needs_branch(head))):
+    if not branches and (head == "branch" or (isinstance(head, nn.Module) and needs_branch(head))):
         able = ", ".join(
             one.name for one in METHODS.values() if isinstance(one.build, type) and issubclass(one.build, BranchFusion)
         )
-        raise GraftError(f"head {head!r} reads a branch, and no fusion here grows one; those that do: {able}")
+        said_head = head if isinstance(head, str) else type(head).__name__
+        raise GraftError(
+            f"head {said_head!r} reads a branch, and no fusion here grows one; fuse with one that does: {able}"
+        )
     if head is None or isinstance(head, nn.Module):
         return head
     if not shapes:
         raise GraftError("head 'branch': the width of its output is read from the example; give graft an example")
-    layer = branches[-1].head(next(iter(shapes.values()))[-1])
+    name, shape = next(iter(shapes.items()))
+    if len(shape) != 2:
+        raise GraftError(
+            f"head 'branch': it is as wide as the output of network {name!r}, which should be (B, K) and is {shape}; give a "
+            "module that has a parameter 'branch' as head"
+        )
+    layer = branches[-1].head(shape[1])
     like = next(branches[-1].parameters())
     return Branch(layer.to(like.device, like.dtype))
-
-
-def _needs_branch(head: nn.Module) -> bool:
-    parameter = inspect.signature(head.forward).parameters.get("branch")
-    return parameter is not None and parameter.default is parameter.empty
 
 
 def _output_paths(networks: Mapping[str, nn.Module], outputs: Mapping[str, Element]) -> dict[str, Path]:

@@ -183,6 +183,12 @@ def asked_for(module: nn.Module) -> frozenset[str]:
     return frozenset(name for name in ("masks", "present", "branch") if every or name in parameters)
 
 
+def needs_branch(head: nn.Module) -> bool:
+    """Whether a head cannot do without a branch."""
+    parameter = inspect.signature(head.forward).parameters.get("branch")
+    return parameter is not None and parameter.default is parameter.empty
+
+
 def _check_channels(maps: Sequence[Map | None], fusion: nn.Module) -> None:
     channels = getattr(fusion, "channels", None)
     if not isinstance(channels, tuple | list) or len(channels) != len(maps):

@@ -17,7 +17,7 @@ from torchmsaf.errors import GraftError
 from torchmsaf.fusion.base import check_flags
 from torchmsaf.grafting.describe import Candidate, print_table
 from torchmsaf.grafting.dry_run import call_network, find_layer
-from torchmsaf.grafting.exchange import Exchange, Presence, asked_for
+from torchmsaf.grafting.exchange import Exchange, Presence, asked_for, needs_branch
 from torchmsaf.grafting.finetune import Frozen, Rate, parameter_groups
 from torchmsaf.grafting.heads import Concat
 from torchmsaf.grafting.hooks import Board, LayerHook, attach, detach
@@ -137,6 +137,8 @@ class GraftedModel(nn.Module):
         ordered = [parts[name] for name in self._names]
         present = presence.of(self._names, some.shape[0], some.device)
         asked = {"branch": branch[0]} if branch and "branch" in self._head_takes else {}
+        if not branch and needs_branch(head):
+            raise GraftError(f"{type(head).__name__} as head needs a branch, and no network that grows one runs")
         if present is not None:
             if "present" not in self._head_takes:
                 raise GraftError(f"{type(head).__name__} as head has no parameter 'present', and a modality is missing")

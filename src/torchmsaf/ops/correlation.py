@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from torchmsaf.errors import FusionInputError
-from torchmsaf.ops.checks import check_integer
+from torchmsaf.ops.checks import check_integer, check_number
+from torchmsaf.ops.precision import full_precision
 
 
 def canonical_correlation(
@@ -41,19 +42,21 @@ def canonical_correlation(
     shapes = tuple(first.shape), tuple(second.shape)
     if first.dim() != 2 or second.dim() != 2 or len(first) != len(second) or len(first) < 2:
         raise FusionInputError(f"expected two views (N, D_1) and (N, D_2) of 2 samples or more, got {shapes}")
-    if not regularization > 0:
+    if not check_number("regularization", regularization) > 0:
         raise FusionInputError(f"regularization is greater than 0, got {regularization!r}")
-    kind = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
-    one, two = (view.to(kind) - view.to(kind).mean(0) for view in (first, second))
-    free = len(one) - 1
-    lower1, lower2 = (torch.linalg.cholesky(view.T @ view / free + regularization * _unit(view)) for view in (one, two))
-    left = torch.linalg.solve_triangular(lower1, one.T @ two / free, upper=False)  # L1^(-1) S12
-    whitened = torch.linalg.solve_triangular(lower2, left.T, upper=False)  # its transpose, after L2^(-1)
-    correlations: Tensor = torch.linalg.svdvals(whitened)  # largest first
     if count is not None:
         check_integer("count", count, advice="None is all of them")
-        correlations = correlations[:count]
-    return correlations.sum()
+    kind = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
+    free = len(first) - 1
+    with full_precision(first):
+        one, two = (view.to(kind) - view.to(kind).mean(0) for view in (first, second))
+        lower1, lower2 = (
+            torch.linalg.cholesky(view.T @ view / free + regularization * _unit(view)) for view in (one, two)
+        )
+        left = torch.linalg.solve_triangular(lower1, one.T @ two / free, upper=False)  # L1^(-1) S12
+        whitened = torch.linalg.solve_triangular(lower2, left.T, upper=False)  # its transpose, after L2^(-1)
+        correlations: Tensor = torch.linalg.svdvals(whitened)  # largest first
+    return correlations[:count].sum()
 
 
 def _unit(view: Tensor) -> Tensor:

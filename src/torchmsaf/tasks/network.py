@@ -97,16 +97,16 @@ class FusedNetwork(nn.Module):
             shared = min(len(net.stages) for net in nets)
             for back in range(_number_of_points(method, arguments, shared), 0, -1):
                 self.points.append(create_fusion(method, channels=[net.channels[-back] for net in nets], **arguments))
-        rule: nn.Module
+        decide: nn.Module
         if self.stage == "late" and method is not None:
-            rule = create_fusion(method, modalities=len(nets), regression=regression, **arguments)
+            decide = create_fusion(method, modalities=len(nets), regression=regression, **arguments)
         elif self.stage == "early" and method is not None:
-            rule = create_fusion(method, widths=[net.width for net in nets], out_features=outputs, **arguments)
+            decide = create_fusion(method, widths=[net.width for net in nets], out_features=outputs, **arguments)
         elif len(self.points) > 0 and isinstance(last := self.points[-1], BranchFusion):
-            rule = last.head(outputs)
+            decide = last.head(outputs)
         else:
-            rule = (Averaging if regression else Multiplication)(len(nets), regression=regression)
-        self.decide = rule
+            decide = (Averaging if regression else Multiplication)(len(nets), regression=regression)
+        self.decide = decide
 
     def forward(self, inputs: Sequence[Tensor], present: Tensor | None = None) -> Fused:
         """Predict.
@@ -184,11 +184,17 @@ def _run(net: nn.Module, part: Callable[[Tensor], Tensor], x: Tensor, rows: Tens
     In training, absent rows are left out, so that batch norm never sees them. In evaluation rows do not meet: absent ones
     run as zeros, as the gradient of what is NaN would be NaN.
     """
-    if rows is None or bool(rows.all()):
+    if rows is None or (net.training and bool(rows.all())):
         return part(x)
-    if not net.training or int(rows.sum()) < 2:  # no statistics of one row: use the running ones
+    if not net.training:
+        return _run_blanked(part, x, rows)
+    if int(rows.sum()) < 2:  # no statistics of one row: use the running ones
         with evaluating(net):
-            y = part(torch.where(over_samples(rows, x), x, 0))
-        return torch.where(over_samples(rows, y), y, 0)
+            return _run_blanked(part, x, rows)
     some = part(x[rows])
     return some.new_zeros(len(x), *some.shape[1:]).index_put((rows.nonzero()[:, 0],), some)
+
+
+def _run_blanked(part: Callable[[Tensor], Tensor], x: Tensor, rows: Tensor) -> Tensor:
+    y = part(torch.where(over_samples(rows, x), x, 0))
+    return torch.where(over_samples(rows, y), y, 0)
