@@ -167,7 +167,7 @@ def test_each_network_learns_from_its_own_samples() -> None:
 
 @pytest.mark.parametrize("step", [0, -0.5, 0.3, 1.5, True, "0.1", math.nan])
 def test_a_step_that_does_not_divide_1_is_an_error(step: object) -> None:
-    with pytest.raises(FusionInputError, match="step (must divide 1|is a finite number)"):
+    with pytest.raises(FusionInputError, match=r"step (must divide 1|is a finite number)"):
         WeightedSum(2, step=step)
 
 

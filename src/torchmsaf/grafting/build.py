@@ -64,6 +64,7 @@ def graft(
     plan = make_plan(networks, points, sights)
     paths = _output_paths(networks, {} if outputs is None else outputs)
     shapes = {} if sights is None or head is None else _output_shapes(sights, paths)
+    _check_head(head, points, shapes)
     # last, as fusions draw random numbers
     fusions = [_fusion(point, stops, networks) for point, stops in zip(points, plan, strict=True)]
     chosen = _head(head, networks, fusions, shapes)
@@ -183,27 +184,23 @@ def _check_built(fusion: nn.Module, stops: Sequence[Stop]) -> None:
             )
 
 
-def _head(
-    head: str | nn.Module | None,
-    networks: Mapping[str, nn.Module],
-    fusions: Sequence[nn.Module],
-    shapes: Mapping[str, tuple[int, ...]],
-) -> nn.Module | None:
-    if head is not None and not isinstance(head, nn.Module) and head not in (*HEADS, "branch"):
+def _check_head(
+    head: str | nn.Module | None, points: Sequence[FusionPoint], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    if head is None or (isinstance(head, nn.Module) and not needs_branch(head)):
+        return
+    if not isinstance(head, nn.Module) and head not in (*HEADS, "branch"):
         raise GraftError(f"head is {', '.join(map(repr, HEADS))}, 'branch', a module, or None, got {head!r}")
     if isinstance(head, str) and head != "branch":
-        return HEADS[head](tuple(networks))
-    branches = [fusion for fusion in fusions if isinstance(fusion, BranchFusion)]
-    if not branches and (head == "branch" or (isinstance(head, nn.Module) and needs_branch(head))):
-        able = ", ".join(
-            one.name for one in METHODS.values() if isinstance(one.build, type) and issubclass(one.build, BranchFusion)
-        )
+        return
+    if not any(_grows_branch(point.fusion) for point in points):
         said_head = head if isinstance(head, str) else type(head).__name__
+        able = ", ".join(name for name in METHODS if _grows_branch(name))
         raise GraftError(
             f"head {said_head!r} reads a branch, and no fusion here grows one; fuse with one that does: {able}"
         )
-    if head is None or isinstance(head, nn.Module):
-        return head
+    if isinstance(head, nn.Module):
+        return
     if not shapes:
         raise GraftError("head 'branch': the width of its output is read from the example; give graft an example")
     name, shape = next(iter(shapes.items()))
@@ -212,9 +209,26 @@ def _head(
             f"head 'branch': it is as wide as the output of network {name!r}, which should be (B, K) and is {shape}; give a "
             "module that has a parameter 'branch' as head"
         )
-    layer = branches[-1].head(shape[1])
-    like = next(branches[-1].parameters())
-    return Branch(layer.to(like.device, like.dtype))
+
+
+def _grows_branch(fusion: object) -> bool:
+    kind = METHODS[fusion].build if isinstance(fusion, str) and fusion in METHODS else type(fusion)
+    return isinstance(kind, type) and issubclass(kind, BranchFusion)
+
+
+def _head(
+    head: str | nn.Module | None,
+    networks: Mapping[str, nn.Module],
+    fusions: Sequence[nn.Module],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> nn.Module | None:
+    if head is None or isinstance(head, nn.Module):
+        return head
+    if head != "branch":
+        return HEADS[head](tuple(networks))
+    last = [fusion for fusion in fusions if isinstance(fusion, BranchFusion)][-1]
+    like = next(last.parameters())
+    return Branch(last.head(next(iter(shapes.values()))[1]).to(like.device, like.dtype))
 
 
 def _output_paths(networks: Mapping[str, nn.Module], outputs: Mapping[str, Element]) -> dict[str, Path]:
