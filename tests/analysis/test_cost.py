@@ -336,7 +336,7 @@ def test_flops_of_a_transformer_layer_are_the_same_on_the_fast_path_without_grad
     layer = torch.nn.TransformerEncoderLayer(16, 4, 24, batch_first=True, norm_first=norm_first).eval()
     x = torch.randn(2, 5, 16)
     slow = measure(layer, x).flops
-    tokens = 2 * 5
+    tokens = 2 * 5  # and scores and weighted sums, in a kernel of their own
     assert slow == 2 * tokens * (4 * 16 * 16 + 2 * 16 * 24) + 2 * 2 * tokens * 5 * 16
     assert count_flops(layer, x) == slow
 
@@ -345,3 +345,11 @@ def test_flops_of_attention_are_the_same_on_the_fast_path_without_gradients():
     attention = torch.nn.MultiheadAttention(16, 4, batch_first=True).eval()
     x = torch.randn(2, 5, 16)
     assert count_flops(attention, x, x, x) == measure(attention, x, x, x).flops
+
+
+def test_flops_of_the_gradients_of_attention_are_two_and_a_half_times_its_own():
+    q, k, v = (torch.randn(2, 4, n, 8, requires_grad=True) for n in (5, 7, 7))
+    forward = measure(torch.nn.functional.scaled_dot_product_attention, q, k, v).flops
+    assert forward == 2 * 2 * (2 * 4) * 5 * 7 * 8
+    out = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    assert measure(out.sum().backward).flops == forward * 5 // 2

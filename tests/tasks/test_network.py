@@ -97,8 +97,11 @@ def test_networks_of_different_depth_share_their_last_stages() -> None:
 
 @pytest.mark.parametrize("method", INTERMEDIATE)
 def test_points_is_the_number_of_stages_a_method_stands_after_from_the_last(method: str) -> None:
-    assert [point.channels for point in fused(method, points=1).points] == [(32, 64)]
-    assert len(fused(method, points=2).points) == len(fused(method).points) == 2
+    vectors = [(64, 64)] if method == "centralnet" else []  # its branch grows by the feature vectors too
+    assert [point.channels for point in fused(method, points=1).points] == [(32, 64), *vectors]
+    every = [(16, 64), (32, 64), *vectors]
+    for options in ({}, {"points": 2}):
+        assert [point.channels for point in fused(method, **options).points] == every
     for wrong in (0, 3, True, "last"):
         with pytest.raises(FusionInputError, match=rf"^{method}: points is the number of stages .*1 to 2 with these"):
             fused(method, points=wrong)
@@ -109,7 +112,7 @@ def test_a_method_with_a_branch_predicts_from_what_grew_along_the_points() -> No
     maps, branch = list(values), None
     nets = [net.eval() for net in networks().values()]
     for k, point in enumerate(network.points):
-        maps = [net.stages[k](x) for net, x in zip(nets, maps, strict=True)]
+        maps = [net.stages[k](x) if k < 2 else net.feature(x) for net, x in zip(nets, maps, strict=True)]
         maps, branch = point.grow(maps, branch)
     said = network(values)
     torch.testing.assert_close(said.prediction, network.decide(branch))

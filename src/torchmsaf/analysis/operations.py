@@ -149,6 +149,11 @@ def _attention(query: Tensor, key: Tensor, *rest: Any) -> int:
     return 4 * batch * width * ((steps + keys) * width + steps * keys)
 
 
+def _scores(query: Tensor, key: Tensor, *rest: Any) -> int:
+    """Scores and weighted sum of an attention: (B, heads, T, E) and (B, heads, S, E)."""
+    return 4 * query.numel() * key.shape[2]
+
+
 def _encoder_layer(tokens: Tensor, *rest: Any) -> int:
     """PyTorch's fast path of a transformer layer: the attention and the two feed-forward layers."""
     feed_forward: int = rest[13].numel() + rest[15].numel()
@@ -165,6 +170,9 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
     aten.miopen_rnn: _packed_rnn,
     aten.miopen_rnn_backward: lambda *args: 2 * _packed_rnn(*args),
     aten._native_multi_head_attention: _attention,
+    aten._scaled_dot_product_flash_attention_for_cpu: _scores,
+    # scores again, and four products for the gradients
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, *args: 5 * _scores(*args) // 2,
     aten._transformer_encoder_layer_fwd: _encoder_layer,
     aten.mv: lambda matrix, vector: 2 * matrix.numel(),
     aten.addmv: lambda bias, matrix, vector: 2 * matrix.numel(),

@@ -43,7 +43,7 @@ class FusedNetwork(nn.Module):
 
     An intermediate method stands after every stage that all networks have, counted from the last; the networks'
     predictions are multiplied then (their logits summed, as in the paper), or averaged in regression. A method with a
-    branch of its own predicts from it.
+    branch of its own stands after the feature vectors too, and predicts from its branch.
 
     Args:
         networks: one network a modality, in order. Their parameters keep their names under ``networks.<modality>.``,
@@ -97,13 +97,16 @@ class FusedNetwork(nn.Module):
             shared = min(len(net.stages) for net in nets)
             for back in range(_number_of_points(method, arguments, shared), 0, -1):
                 self.points.append(create_fusion(method, channels=[net.channels[-back] for net in nets], **arguments))
+        self.has_branch = len(self.points) > 0 and isinstance(self.points[0], BranchFusion)
+        if self.has_branch and method is not None:
+            self.points.append(create_fusion(method, channels=[net.width for net in nets], **arguments))
         decide: nn.Module
         if self.stage == "late" and method is not None:
             decide = create_fusion(method, modalities=len(nets), regression=regression, **arguments)
         elif self.stage == "early" and method is not None:
             decide = create_fusion(method, widths=[net.width for net in nets], out_features=outputs, **arguments)
-        elif len(self.points) > 0 and isinstance(last := self.points[-1], BranchFusion):
-            decide = last.head(outputs)
+        elif self.has_branch:
+            decide = cast(BranchFusion, self.points[-1]).head(outputs)
         else:
             decide = (Averaging if regression else Multiplication)(len(nets), regression=regression)
         self.decide = decide
@@ -122,12 +125,13 @@ class FusedNetwork(nn.Module):
             check_flags(present, inputs[0].shape[0], len(nets))
         rows = [None if present is None else present[:, m] for m in range(len(nets))]
         maps, branch = list(inputs), None
+        between = len(self.points) - self.has_branch  # points between stages
         for back in range(max(len(net.stages) for net in nets), 0, -1):
             for m, net in enumerate(nets):
                 if back <= len(net.stages):
                     maps[m] = _run(net, net.stages[-back], maps[m], rows[m])
-            if back <= len(self.points):
-                point = self.points[-back]
+            if back <= between:
+                point = self.points[between - back]
                 if isinstance(point, BranchFusion):
                     maps, branch = point.grow(maps, branch, present=present)
                 else:
@@ -135,6 +139,8 @@ class FusedNetwork(nn.Module):
         vectors = [_run(net, net.feature, x, here) for net, x, here in zip(nets, maps, rows, strict=True)]
         if self.stage == "early":
             return Fused(self.decide(vectors, present=present), ())
+        if self.has_branch:
+            vectors, branch = cast(BranchFusion, self.points[-1]).grow(vectors, branch, present=present)
         parts = [_run(net, net.head, v, here) for net, v, here in zip(nets, vectors, rows, strict=True)]
         prediction = self.decide(parts, present=present) if branch is None else self.decide(branch)
         return Fused(prediction, tuple(parts))
