@@ -285,8 +285,8 @@ def _methods(options: argparse.Namespace) -> None:
         tasks = "classification, regression" if method.regression else "classification"
         lines.append((method.name, method.stage, str(method.year), method.modalities, tasks, method.paper))
     widths = [max(len(line[k]) for line in lines) + 2 for k in range(5)]
-    for line in lines:
-        print("".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=False)) + line[5])
+    for *cells, paper in lines:
+        print("".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)) + paper)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,12 @@ Visual Grounding", EMNLP 2016, arXiv 1606.01847.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from torchmsaf.fusion.base import EarlyFusion
+from torchmsaf.fusion.fully_connected import fully_connected
 from torchmsaf.fusion.outer_sketch import OuterSketch
 from torchmsaf.ops.checks import check_integer, check_share, check_widths
 
@@ -61,11 +61,7 @@ class MCBP(EarlyFusion):
         check_widths("hidden", hidden, example="[3000]")
         self.projections = nn.ModuleList(nn.Linear(width, project) for width in self.widths) if project else None
         self.sketch = OuterSketch([project] * len(self.widths) if project else self.widths, sketch_size)
-        layers: list[nn.Module] = [nn.Dropout(dropout)]
-        sizes = [sketch_size, *hidden]
-        for a, b in itertools.pairwise(sizes):
-            layers += [nn.Linear(a, b), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], out_features))
+        self.layers = fully_connected(sketch_size, hidden, out_features, dropout=dropout)
 
     def forward(self, vectors: Sequence[Tensor], *, present: Tensor | None = None) -> Tensor:
         """Vectors ``(B, D_m)`` to ``(B, K)``; an absent modality is left out of the product."""

@@ -8,7 +8,6 @@ Zadeh, Chen, Poria, Cambria and Morency, "Tensor Fusion Network for Multimodal S
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from torchmsaf.errors import FusionInputError
 from torchmsaf.fusion.base import EarlyFusion
+from torchmsaf.fusion.fully_connected import fully_connected
 from torchmsaf.ops.checks import check_integer, check_share, check_widths
 
 LARGEST_TENSOR = 4_000_000
@@ -60,11 +60,8 @@ class TFN(EarlyFusion):
         check_widths("hidden", hidden, example="[160, 160]")
         projected = _check_project(project, len(self.widths))
         self.projections = nn.ModuleList(nn.Linear(a, b) for a, b in zip(self.widths, projected, strict=True))
-        sizes = [math.prod(width + 1 for width in projected), *hidden]
-        layers: list[nn.Module] = [nn.Dropout(dropout)]
-        for a, b in itertools.pairwise(sizes):
-            layers += [nn.Linear(a, b), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], out_features))
+        size = math.prod(width + 1 for width in projected)
+        self.layers = fully_connected(size, hidden, out_features, dropout=dropout)
 
     def tensor(self, vectors: Sequence[Tensor], present: Tensor | None) -> Tensor:
         """Z, flattened, ``(B, (P_1 + 1) ... (P_M + 1))``; of an absent modality only the 1 is left."""
