@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 import benchmarks
-from benchmarks import cases, grafts, report
+from benchmarks import cases, grafts, reading, report
 from benchmarks.shapes import SHAPES, Shape, growth_pairs
 from benchmarks.timing import Rounds, run_rounds
 from torchmsaf.analysis.cost import measure, peak_memory, saved_bytes
 
-PARTS = ("counts", "times", "overheads", "growth", "grafts")
+PARTS = ("counts", "times", "overheads", "growth", "grafts", "reading")
 # the least passes over the maps: read to pool, read to scale, write; the backward reads gy twice and x, and writes gx
 PASSES = {False: 3, True: 7}
 
@@ -39,6 +39,7 @@ def main() -> None:
         "overheads": ("Overheads, time over the plain module's", _overheads),
         "growth": ("Growth, time of the larger setting over the smaller one's", _growth),
         "grafts": ("Grafted models, beside the same networks and fusions interleaved by hand", _grafts),
+        "reading": ("Reading clips: prepared ones beside 30 JPEGs a clip; time of the JPEGs over ours", _reading),
     }
     tables: dict[str, list[dict[str, Any]]] = {}
     for part in options.parts:
@@ -157,6 +158,12 @@ def _grafts(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 }
 
 
+def _reading(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for threads in _threads(options):
+        for row in reading.rows(options.clips, lambda calls: _run(calls, options, threads)):  # noqa: B023
+            yield {"threads": threads, **row}
+
+
 def _run(calls: Mapping[str, Callable[[], object]], options: argparse.Namespace, threads: int) -> Rounds:
     return run_rounds(
         calls,
@@ -215,6 +222,7 @@ def _options() -> argparse.Namespace:
         metavar="NAME",
         help=f"which networks are grafted, of {', '.join(grafts.PAIRS)}",
     )
+    parser.add_argument("--clips", type=int, default=64, metavar="N", help="clips that are read (default: 64)")
     parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, min(2, os.cpu_count() or 1)}), metavar="N")
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="quiet rounds wanted a row (default: 9)")
     parser.add_argument(
@@ -232,7 +240,7 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.quick:
         options.shapes, options.grafts = options.shapes[:1], options.grafts[:1]
-        options.rounds, options.seconds = 2, 0.02
+        options.rounds, options.seconds, options.clips = 2, 0.02, min(options.clips, 8)
     if options.cuda_graph and options.device != "cuda":
         parser.error("--cuda-graph needs --device cuda")
     return options

@@ -312,11 +312,20 @@ def test_metrics_are_ordered_and_losses_left_out():
     assert "mystery" not in notes_of(table)
 
 
+def test_accuracies_of_the_first_k_stand_after_the_accuracy_in_percent():
+    table = build(make_records(extra=("macro_f1", "top4", "top2")))
+    assert [metric.name for metric in table.others] == ["top2", "top4", "macro_f1"]
+    assert all(metric.percent and metric.higher_is_better for metric in table.others)
+
+
 @pytest.mark.parametrize(
     ("name", "percent"),
     [
-        *[(name, True) for name in ("accuracy", "balanced_accuracy", "acc2", "acc2_nonzero", "macro_f1", "f1_macro")],
-        *[(name, False) for name in ("mae", "pearson", "access", "mf10")],
+        *[
+            (name, True)
+            for name in ("accuracy", "balanced_accuracy", "acc2", "acc2_nonzero", "macro_f1", "f1_macro", "top10")
+        ],
+        *[(name, False) for name in ("mae", "pearson", "access", "mf10", "stop2", "top")],
     ],
 )
 def test_which_metrics_are_fractions(name, percent):

@@ -20,6 +20,7 @@ from torchmsaf.data import make_protocol
 from torchmsaf.errors import ResultError
 from torchmsaf.experiments import MethodChoice, ResultFolder, runner, write_tables
 from torchmsaf.experiments.results import make_table
+from torchmsaf.tasks.model_file import ModelSpec
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +228,7 @@ def test_weights_stay_in_the_folder_whatever_a_modality_is_called(tmp_path: Path
 def test_numbers_that_json_does_not_have_are_null(tmp_path: Path) -> None:
     folder = ResultFolder.create(tmp_path / "r", {"a": 1}, {}, {}, resume=False)
     with folder.unit(0, 0) as file:
-        file.save("x", {"test": {"pearson": float("nan"), "loss": float("inf")}}, {})
+        file.save("x", {"test": {"pearson": float("nan"), "loss": float("inf")}}, {}, ModelSpec({}, None, 1))
     line = (folder.path / "metrics/fold-0.seed-0.jsonl").read_text()
     assert json.loads(line)["test"] == {"pearson": None, "loss": None}
 

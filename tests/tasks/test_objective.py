@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,3 +90,49 @@ def test_a_sample_without_any_modality_gets_the_share_of_the_classes_in_training
     torch.testing.assert_close(answer[1].exp(), torch.tensor([0.1, 0.7, 0.2]))
     values = Objective("regression", 1, mean=5.0, std=2.0).without_input(torch.tensor([[1.0], [7.0]]), present)
     assert values.flatten().tolist() == [1.0, 0.0]  # the standardized mean
+
+
+def test_top_k_is_a_count_of_the_true_class_among_the_k_largest() -> None:
+    prediction, target = torch.randn(60, 8), torch.arange(60) % 8
+    values = Objective("classification", 8, top_k=(2, 4)).measure(prediction, target)
+    for k in (2, 4):
+        hits = sum(t in sorted(range(8), key=row.__getitem__)[-k:] for row, t in zip(prediction, target, strict=True))
+        assert values[f"top{k}"] == pytest.approx(hits / 60)
+    assert values["accuracy"] < values["top2"] < values["top4"]
+    assert not {"top2", "top4"} & set(Objective("classification", 8).measure(prediction, target))
+
+
+def test_of_equal_logits_the_smaller_classes_come_first_in_top_k() -> None:
+    prediction = torch.tensor([[1.0, 1.0, 1.0, 1.0, 1.0]] * 5 + [[0.0, 2.0, 1.0, 1.0, 1.0]] * 5)
+    values = Objective("classification", 5, top_k=(2, 3)).measure(prediction, torch.arange(5).repeat(2))
+    # of five equals 0 and 1, then 2; beside 1 the first of its equals is 2, then 3
+    assert values["top2"] == pytest.approx((2 + 2) / 10)
+    assert values["top3"] == pytest.approx((3 + 3) / 10)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"kind": "classification", "outputs": 4, "top_k": (2, 4)}, "top_k has 4; more than 1 and fewer than the 4"),
+        ({"kind": "classification", "outputs": 4, "top_k": (1,)}, "top_k has 1; more than 1 and fewer than the 4"),
+        ({"kind": "sentiment", "outputs": 1, "top_k": (2,)}, r"top_k is \(2,\); sentiment has no classes to rank"),
+        ({"kind": "regression", "outputs": 1, "chosen_by": "accuracy"}, "'accuracy', which regression has not"),
+        ({"kind": "classification", "outputs": 4, "chosen_by": "luck"}, "chosen_by is 'luck'; loss or accuracy"),
+    ],
+)
+def test_an_objective_that_does_not_fit_is_refused(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        Objective(**fields)
+
+
+def test_epochs_are_chosen_by_the_smaller_loss_or_by_the_greater_accuracy() -> None:
+    old, same = {"loss": 1.0, "accuracy": 0.5}, {"loss": 1.0, "accuracy": 0.5}
+    sure, right, broken = (
+        {"loss": 0.9, "accuracy": 0.4},
+        {"loss": 1.1, "accuracy": 0.6},
+        {"loss": math.nan, "accuracy": 0.9},
+    )
+    by_loss = Objective("classification", 3)
+    by_accuracy = Objective("classification", 3, chosen_by="accuracy")
+    assert [by_loss.better(new, old) for new in (same, sure, right, broken)] == [False, True, False, False]
+    assert [by_accuracy.better(new, old) for new in (same, sure, right, broken)] == [False, False, True, False]

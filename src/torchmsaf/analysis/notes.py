@@ -3,26 +3,47 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from torchmsaf.analysis.statistics import PairedTest
+from torchmsaf.analysis.statistics import Estimate, PairedTest
 
 if TYPE_CHECKING:
-    from torchmsaf.analysis.table import Table
+    from torchmsaf.analysis.table import Metric, Part, Row, Table
+
+
+class Measured(NamedTuple):
+    """What a row has of what it should have: runs done and asked for, and its scores by name, the table's own first."""
+
+    method: str
+    runs: int
+    expected: int
+    scores: Mapping[str, Estimate | None]
 
 
 def notes_of(table: Table) -> list[str]:
     """All notes of a table, in reading order."""
     tests = [row.difference for row in table.rows if row.difference is not None]
-    notes = [*_note_on_part(table), _note_on_runs(table), _note_on_direction(table), _note_on_reference(table)]
+    notes = [*note_on_choice(chosen_on_test=table.chosen_on_test), *_note_on_part(table)]
+    notes.append(note_on_runs(table.n_folds, table.n_seeds, table.part))
+    notes += [note_on_direction((table.score, *table.others)), _note_on_reference(table)]
     if any(test.rule != "none" for test in tests):
         notes.append(_note_on_test(table, tests))
     if table.part == "test":
         notes.append("No row is marked as the winner: that would be a choice made by test scores.")
     else:
         notes.append("No row is marked as the winner: of many optimistic scores the best is the most optimistic.")
-    return notes + _note_on_gaps(table)
+    return notes + notes_on_gaps([_measured(row, table.score) for row in table.rows], table.n_folds)
+
+
+def note_on_choice(*, chosen_on_test: bool) -> list[str]:
+    """Say that test samples chose the epochs, where they did."""
+    if not chosen_on_test:
+        return []
+    return [
+        "Validation is the test part: the TEST samples chose the epoch of every row. So these scores, and all that is made "
+        "of them, are optimistic."
+    ]
 
 
 def _note_on_part(table: Table) -> list[str]:
@@ -34,15 +55,16 @@ def _note_on_part(table: Table) -> list[str]:
     ]
 
 
-def _note_on_runs(table: Table) -> str:
-    folds, seeds = _count(table.n_folds, "fold"), _count(table.n_seeds, "seed")
-    if table.n_folds > 1:
-        shared = "training samples" if table.part == "test" else "training samples, and may share validation samples"
+def note_on_runs(n_folds: int, n_seeds: int, part: Part) -> str:
+    """Say over what the means are, and what ± is."""
+    folds, seeds = _count(n_folds, "fold"), _count(n_seeds, "seed")
+    if n_folds > 1:
+        shared = "training samples" if part == "test" else "training samples, and may share validation samples"
         return (
             f"{folds}, {seeds}. Scores are means over folds, seeds averaged within each fold first; ± is one standard "
             f"error over the fold means. Folds share {shared}, so it leans small."
         )
-    if table.n_seeds > 1:
+    if n_seeds > 1:
         return (
             f"{folds}, {seeds}. With one fold ± is one standard error over the seeds: it tells how much the seed "
             "matters, and nothing about other samples or splits."
@@ -50,8 +72,8 @@ def _note_on_runs(table: Table) -> str:
     return f"{folds}, {seeds}: single values, with no ± and no p. A difference between them may be chance."
 
 
-def _note_on_direction(table: Table) -> str:
-    metrics = (table.score, *table.others)
+def note_on_direction(metrics: Sequence[Metric]) -> str:
+    """Say which metrics are better higher or lower, and which are in percent."""
     sides = []
     for word, side in (("Higher", True), ("Lower", False)):
         names = [metric.name for metric in metrics if metric.higher_is_better is side]
@@ -74,6 +96,7 @@ def _note_on_reference(table: Table) -> str:
             "ask for it, p and p corrected are too small."
         )
     by = " (test scores did not choose it)" if table.part == "test" else ""
+    by = " (which is the mean test score here)" if table.chosen_on_test else by
     return (
         f"difference: to {name!r} (ref.), the unimodal network with the best mean validation {table.score.name}{by}, "
         f"{how}"
@@ -92,20 +115,24 @@ def _note_on_test(table: Table, tests: Sequence[PairedTest]) -> str:
     return f"{note} p corrected: Holm's (1979), over the {_count(made, 'comparison')} with a p in this table."
 
 
-def _note_on_gaps(table: Table) -> list[str]:
+def _measured(row: Row, score: Metric) -> Measured:
+    missing = {f"without {name}": value for name, value in row.missing.items()}
+    return Measured(row.method, row.runs, row.expected, {score.name: row.score, **row.others, **missing})
+
+
+def notes_on_gaps(rows: Sequence[Measured], n_folds: int) -> list[str]:
     """Say what is not there: runs, folds, values, numbers."""
     notes = []
-    short = [f"{row.method} {row.runs} of {row.expected}" for row in table.rows if row.runs < row.expected]
+    short = [f"{row.method} {row.runs} of {row.expected}" for row in rows if row.runs < row.expected]
     if short:
         notes.append(f"Incomplete, so rows may not be comparable; runs done: {'; '.join(short)}.")
-    narrow = [row.method for row in table.rows if row.score.n_folds == 1 < table.n_folds]
+    own = [(row.method, next(iter(row.scores.values()))) for row in rows]
+    narrow = [method for method, score in own if score is not None and score.n_folds == 1 < n_folds]
     if narrow:
         notes.append(f"One fold only so far, so no ± and no p: {'; '.join(narrow)}.")
     partial, broken = [], []
-    for row in table.rows:
-        values = {table.score.name: row.score, **row.others}
-        values |= {f"without {name}": value for name, value in row.missing.items()}
-        for name, value in values.items():
+    for row in rows:
+        for name, value in row.scores.items():
             if value is not None and value.n_runs < row.runs:
                 partial.append(f"{row.method}, {name}: {value.n_runs} of {row.runs}")
             if value is not None and not math.isfinite(value.mean):

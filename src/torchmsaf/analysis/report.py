@@ -1,4 +1,7 @@
-"""The comparison table as plain text, Markdown and HTML. Everything here returns a string; the caller writes it."""
+"""The comparison table and the robustness table as plain text, Markdown and HTML.
+
+Everything here returns a string; the caller writes it.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
+from torchmsaf.analysis.robustness import Robustness
 from torchmsaf.analysis.statistics import Estimate
 from torchmsaf.analysis.table import Metric, Row, Table
 from torchmsaf.errors import require
@@ -36,40 +40,46 @@ class _Column:
     block: str
 
 
-def render_text(table: Table, width: int = 150) -> str:
+@dataclass(frozen=True)
+class _Sheet:
+    """A table of any kind as it is printed: all text is on one line, and nothing is escaped."""
+
+    what: str
+    caption: str
+    rows: tuple[tuple[str, str], ...]  # method and stage
+    columns: tuple[_Column, ...]  # without those that no row has
+    notes: tuple[str, ...]
+
+    @property
+    def stages(self) -> list[tuple[str, list[tuple[str, list[str]]]]]:
+        """The stages by name, each with its rows: method and cells."""
+        named = dict.fromkeys(stage for _, stage in self.rows)
+        cells = [[column.cells[index] for column in self.columns] for index in range(len(self.rows))]
+        rows = [(stage, (method, own)) for (method, stage), own in zip(self.rows, cells, strict=True)]
+        return [(_STAGE_NAMES[name], [row for stage, row in rows if stage == name]) for name in named]
+
+
+def render_text(table: Table, width: int = 150, *, robustness: Robustness | None = None) -> str:
     """Render as plain text in aligned columns, the notes below.
 
     Args:
         table: from ``build_table``.
         width: columns of characters to stay within. What does not fit goes into a further table underneath; a single
             column and the method's name are never cut.
+        robustness: from ``build_robustness``; comes after the table.
 
     Returns:
         Lines that end in a newline, without colour or control characters.
     """
-    parts = [textwrap.fill(_clean(table.caption), width)]
-    names = [_fold(_clean(row.method), _METHOD_WIDTH) for row in table.rows]
-    first = len(_INDENT) + max(_width(line) for lines in [["method"], *names] for line in lines)
-    parts += ["\n".join(_text_block(table, page, names, first)) for page in _pages(_columns(table), width - first)]
-    parts.append(
-        "\n".join(textwrap.fill(note, width, initial_indent="- ", subsequent_indent="  ") for note in _notes(table))
-    )
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(_text(sheet, width) for sheet in _sheets(table, robustness))
 
 
-def render_markdown(table: Table) -> str:
-    """Render as a GitHub-flavoured Markdown table, the notes as a list below; names are escaped."""
-    columns = _columns(table)
-    head = ["method", "stage", *(column.header for column in columns)]
-    lines = [f"**{_escape_markdown(_clean(table.caption))}**", "", _markdown_row(head)]
-    lines.append("|" + "|".join([":--", ":--", *["--:"] * len(columns)]) + "|")
-    for index, row in enumerate(table.rows):
-        lines.append(_markdown_row([row.method, row.stage, *(column.cells[index] for column in columns)]))
-    lines += ["", *(f"- {_escape_markdown(note)}" for note in _notes(table))]
-    return "\n".join(lines) + "\n"
+def render_markdown(table: Table, *, robustness: Robustness | None = None) -> str:
+    """Render as GitHub-flavoured Markdown tables, the notes as a list below each; names are escaped."""
+    return "\n".join(_markdown(sheet) for sheet in _sheets(table, robustness))
 
 
-def render_html(table: Table) -> str:
+def render_html(table: Table, *, robustness: Robustness | None = None) -> str:
     """Render as one HTML page that needs nothing else, in light or dark as the reader prefers; names are escaped.
 
     Raises:
@@ -84,30 +94,54 @@ def render_html(table: Table) -> str:
         keep_trailing_newline=True,
     )
     source = resources.files("torchmsaf.analysis").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    columns = _columns(table)
-    stages = [
-        {
-            "name": _STAGE_NAMES[stage],
-            "rows": [
-                {"method": _clean(row.method), "cells": [column.cells[index] for column in columns]}
-                for index, row in enumerate(table.rows)
-                if row.stage == stage
-            ],
-        }
-        for stage in dict.fromkeys(row.stage for row in table.rows)
-    ]
-    page: str = environment.from_string(source).render(
-        title=_clean(table.title),
-        caption=_clean(table.caption),
-        columns=columns,
-        stages=stages,
-        notes=_notes(table),
-    )
+    page: str = environment.from_string(source).render(title=_clean(table.title), sheets=_sheets(table, robustness))
     return page
 
 
+def _sheets(table: Table, robustness: Robustness | None) -> list[_Sheet]:
+    sheets = [
+        _sheet(
+            "Comparison", table, _columns(table), "added: parameters beyond the networks'. seconds: mean of the runs."
+        )
+    ]
+    if robustness is not None:
+        sheets.append(_sheet("Robustness", robustness, _robustness_columns(robustness), ""))
+    return sheets
+
+
+def _sheet(what: str, table: Table | Robustness, columns: Sequence[_Column], legend: str) -> _Sheet:
+    notes = (*table.notes, f"{ABSENT}: not measured or not defined. {legend}")
+    return _Sheet(
+        what=what,
+        caption=_clean(table.caption),
+        rows=tuple((_clean(row.method), row.stage) for row in table.rows),
+        columns=tuple(column for column in columns if set(column.cells) - {ABSENT, "ref."}),
+        notes=tuple(map(_clean, notes)),
+    )
+
+
+def _text(sheet: _Sheet, width: int) -> str:
+    parts = [textwrap.fill(sheet.caption, width)]
+    names = [_fold(method, _METHOD_WIDTH) for method, _ in sheet.rows]
+    first = len(_INDENT) + max(_width(line) for lines in [["method"], *names] for line in lines)
+    parts += ["\n".join(_text_block(sheet, page, names, first)) for page in _pages(sheet.columns, width - first)]
+    parts.append(
+        "\n".join(textwrap.fill(note, width, initial_indent="- ", subsequent_indent="  ") for note in sheet.notes)
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown(sheet: _Sheet) -> str:
+    head = ["method", "stage", *(column.header for column in sheet.columns)]
+    lines = [f"**{_escape_markdown(sheet.caption)}**", "", _markdown_row(head)]
+    lines.append("|" + "|".join([":--", ":--", *["--:"] * len(sheet.columns)]) + "|")
+    for index, row in enumerate(sheet.rows):
+        lines.append(_markdown_row([*row, *(column.cells[index] for column in sheet.columns)]))
+    lines += ["", *(f"- {_escape_markdown(note)}" for note in sheet.notes)]
+    return "\n".join(lines) + "\n"
+
+
 def _columns(table: Table) -> list[_Column]:
-    """Return the columns of numbers, without those that no row has."""
     rows, score = table.rows, table.score
     columns = [_Column(_header(score), tuple(_estimate(row.score, score) for row in rows), "score")]
     columns += [
@@ -132,7 +166,25 @@ def _columns(table: Table) -> list[_Column]:
         _Column("seconds", tuple(ABSENT if row.seconds is None else f"{row.seconds:,.1f}" for row in rows), "cost"),
         _Column("runs", tuple(f"{row.runs}/{row.expected}" for row in rows), "cost"),
     ]
-    return [column for column in columns if set(column.cells) - {ABSENT, "ref."}]
+    return columns
+
+
+def _robustness_columns(table: Robustness) -> list[_Column]:
+    rows, score = table.rows, table.score
+    columns = [_Column("complete", tuple(_estimate(row.complete, score) for row in rows), "missing")]
+    columns += [
+        _Column(f"without {_clean(name)}", tuple(_estimate(row.missing[name], score) for row in rows), "missing")
+        for name in table.modalities
+    ]
+    return columns + [
+        _Column(
+            f"{_clean(name)} + noise {_clean(level)}",
+            tuple(_estimate(row.noise[name][level], score) for row in rows),
+            f"noise {name}",
+        )
+        for name in table.modalities
+        for level in table.levels
+    ]
 
 
 def _header(metric: Metric) -> str:
@@ -184,13 +236,6 @@ def _clean(text: str) -> str:
     return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
-def _notes(table: Table) -> list[str]:
-    legend = (
-        f"{ABSENT}: not measured or not defined. added: parameters beyond the networks'. seconds: mean of the runs."
-    )
-    return [_clean(note) for note in (*table.notes, legend)]
-
-
 def _escape_markdown(text: str) -> str:
     """Escape what Markdown would read as its own; underscores inside words are safe and stay readable."""
     text = text.replace("&", "&amp;").replace("<", "&lt;")
@@ -218,7 +263,7 @@ def _pages(columns: Sequence[_Column], room: int) -> list[list[_Column]]:
     return pages
 
 
-def _text_block(table: Table, columns: Sequence[_Column], names: Sequence[list[str]], first: int) -> list[str]:
+def _text_block(sheet: _Sheet, columns: Sequence[_Column], names: Sequence[list[str]], first: int) -> list[str]:
     headers = [_fold(column.header, _HEADER_WIDTH) for column in columns]
     widths = [_column_width(column) for column in columns]
     depth = max(len(header) for header in headers)
@@ -227,9 +272,9 @@ def _text_block(table: Table, columns: Sequence[_Column], names: Sequence[list[s
         cells = [header[level - depth + len(header)] if level >= depth - len(header) else "" for header in headers]
         lines.append(_text_line("method" if level == depth - 1 else "", first, cells, widths))
     lines.append("-" * (first + sum(len(_GAP) + width for width in widths)))
-    for index, row in enumerate(table.rows):
-        if index == 0 or row.stage != table.rows[index - 1].stage:
-            lines.append(_STAGE_NAMES[row.stage])
+    for index, (_, stage) in enumerate(sheet.rows):
+        if index == 0 or stage != sheet.rows[index - 1][1]:
+            lines.append(_STAGE_NAMES[stage])
         cells = [column.cells[index] for column in columns]
         for level, name in enumerate(names[index]):
             lines.append(_text_line(_INDENT + name, first, cells if level == 0 else [], widths))

@@ -18,9 +18,10 @@ Part = Literal["test", "validation"]
 
 STAGES = ("unimodal", "late", "early", "intermediate")
 _KEYS = ("fold", "seed", "method", "stage", "validation", "test", "train_size", "test_size")
-_ORDER = ("accuracy", "balanced_accuracy", "macro_f1", "mae", "pearson", "acc2", "f1", "acc7")
+_TOPS = ("top2", "top3", "top4", "top5")
+_ORDER = ("accuracy", *_TOPS, "balanced_accuracy", "macro_f1", "mae", "pearson", "acc2", "f1", "acc7")
 _LOWER_IS_BETTER = ("mae", "mse", "rmse", "loss")
-_FRACTION = re.compile(r"(^|_)(accuracy|acc\d*|f1|recall|precision|uar)(_|$)")
+_FRACTION = re.compile(r"(^|_)(accuracy|acc\d*|top\d+|f1|recall|precision|uar)(_|$)")
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class Table:
         notes: what a reader must know to read the numbers, a sentence or two each.
         part: the samples that scores are of.
         reference_named: the reference was asked for; else it is the best unimodal network by *validation* score.
+        chosen_on_test: the protocol's validation part is its test part, so its test scores are optimistic too.
     """
 
     title: str
@@ -104,6 +106,7 @@ class Table:
     notes: tuple[str, ...]
     part: Part = "test"
     reference_named: bool = False
+    chosen_on_test: bool = False
 
     @property
     def caption(self) -> str:
@@ -123,6 +126,7 @@ def build_table(
     expected_runs: int | None = None,
     reference: str | None = None,
     part: Part = "test",
+    chosen_on_test: bool = False,
 ) -> Table:
     """Build the comparison table from records (docs/design.md, Records).
 
@@ -143,6 +147,7 @@ def build_table(
         part: ``"validation"`` gives a table to look for reasons in, without looking at test scores. Validation chose
             the epochs too, so its scores are optimistic. What is left out when a modality is missing was measured on
             test alone, and is not in it. Every record needs ``validation_size``.
+        chosen_on_test: the protocol chose on its test part (``chosen_on_test`` of the protocol); the notes say so.
 
     Raises:
         ResultError: there are no records; one lacks a key, has an unknown stage or no such score; the same method has
@@ -154,11 +159,11 @@ def build_table(
         raise ResultError("no records: there is nothing to tabulate; run the comparison first")
     if part not in ("test", "validation"):
         raise ResultError(f"there is no part {part!r}: a table is of 'test' or of 'validation' scores")
-    groups = _group(records, score, part)
-    n_folds, n_seeds = (len({record[key] for record in records}) for key in ("fold", "seed"))
+    groups = group_records(records, score, part)
+    n_folds, n_seeds = count_runs(records)
     expected = n_folds * n_seeds if expected_runs is None else expected_runs
     metrics = _metrics(records, score, part)
-    modalities = _modalities(groups) if part == "test" else ()
+    modalities = modalities_of(groups) if part == "test" else ()
     chosen = _best_unimodal(groups, score, higher_is_better) if reference is None else _named(groups, reference)
     names = [metric.name for metric in metrics]
     rows = [
@@ -180,7 +185,7 @@ def build_table(
     table = Table(
         title=title,
         protocol=protocol,
-        score=Metric(score, _is_fraction(score), higher_is_better),
+        score=Metric(score, is_fraction(score), higher_is_better),
         others=metrics,
         modalities=modalities,
         rows=_corrected(rows),
@@ -190,6 +195,7 @@ def build_table(
         notes=(),
         part=part,
         reference_named=reference is not None,
+        chosen_on_test=chosen_on_test,
     )
     return replace(table, notes=tuple(notes_of(table)))
 
@@ -200,8 +206,18 @@ def label(record: Record) -> str:
     return f"{record['method']} ({options})" if options else str(record["method"])
 
 
-def _group(records: Sequence[Record], score: str, part: Part) -> list[list[Record]]:
-    """Check the records and gather them by method, stage by stage."""
+def count_runs(records: Iterable[Record]) -> tuple[int, int]:
+    """Return the numbers of distinct folds and of distinct seeds."""
+    runs = [(record["fold"], record["seed"]) for record in records]
+    return len({fold for fold, _ in runs}), len({seed for _, seed in runs})
+
+
+def group_records(records: Sequence[Record], score: str, part: Part) -> list[list[Record]]:
+    """Check the records and gather them by method, stage by stage: the rows of a table in its order.
+
+    Raises:
+        ResultError: see :func:`build_table`.
+    """
     needed = _KEYS if part == "test" else (*_KEYS, "validation_size")
     groups: dict[tuple[str, ...], dict[tuple[int, int], Record]] = {}
     for number, record in enumerate(records):
@@ -236,22 +252,22 @@ def _row(
     n_folds: int,
     expected: int,
 ) -> Row:
-    scores = _scores(runs, score, part)
+    scores = scores_of(runs, score, part)
     seconds = [record["seconds"] for record in runs if record.get("seconds") is not None]
     difference = None
     if reference is not None:
         ratios = [record[f"{part}_size"] / record["train_size"] for record in runs]
-        difference = paired_test(scores, _scores(reference, score, part), sum(ratios) / len(ratios))
+        difference = paired_test(scores, scores_of(reference, score, part), sum(ratios) / len(ratios))
         if n_folds > 1 and difference.rule == "paired t-test over seeds":
             difference = replace(difference, standard_error=math.nan, p_value=math.nan, rule="none")
     return Row(
         method=label(runs[0]),
         stage=runs[0]["stage"],
-        score=_estimate(scores, n_folds) or summarize({}),
-        others={name: _estimate(_scores(runs, name, part), n_folds) for name in metrics},
+        score=estimate_of(scores, n_folds) or summarize({}),
+        others={name: estimate_of(scores_of(runs, name, part), n_folds) for name in metrics},
         difference=difference,
         corrected_p=None,
-        missing={name: _estimate(_scores(runs, score, part, without=name), n_folds) for name in modalities},
+        missing={name: estimate_of(scores_of(runs, score, "test_missing", name), n_folds) for name in modalities},
         parameters=_largest(runs, "parameters"),
         added_parameters=_largest(runs, "added_parameters"),
         flops=_largest(runs, "flops"),
@@ -268,18 +284,29 @@ def _corrected(rows: Sequence[Row]) -> tuple[Row, ...]:
     return tuple(replace(row, corrected_p=None if math.isnan(p) else p) for row, p in zip(rows, adjusted, strict=True))
 
 
-def _scores(runs: Iterable[Record], name: str, part: Part, *, without: str | None = None) -> Scores:
-    """Gather a metric by (fold, seed), from the runs that have it; null, which JSON has for nan, is nan."""
+def scores_of(runs: Iterable[Record], name: str, *path: str) -> Scores:
+    """Gather a metric by (fold, seed), from the runs that have it; null, which JSON has for nan, is nan.
+
+    Args:
+        runs: records of one method.
+        name: the metric.
+        path: where it is in a record, key by key: ``"test"``, or ``"test_missing", "left"``.
+    """
     found: dict[tuple[int, int], float] = {}
     for record in runs:
-        values = record[part] if without is None else (record.get("test_missing") or {}).get(without)
+        values: Any = record
+        for key in path:
+            values = (values or {}).get(key)
         if values and name in values:
             found[record["fold"], record["seed"]] = math.nan if values[name] is None else float(values[name])
     return found
 
 
-def _estimate(scores: Scores, n_folds: int) -> Estimate | None:
-    """Summarize; in a table over folds, a row that has one fold so far gets no ±, which would tell of seeds."""
+def estimate_of(scores: Scores, n_folds: int) -> Estimate | None:
+    """Summarize the scores of a row, None without any.
+
+    In a table over ``n_folds`` folds, a row that has one fold so far gets no ±, which would tell of seeds.
+    """
     if not scores:
         return None
     estimate = summarize(scores)
@@ -289,7 +316,9 @@ def _estimate(scores: Scores, n_folds: int) -> Estimate | None:
 def _best_unimodal(groups: Sequence[Sequence[Record]], score: str, higher_is_better: bool) -> int | None:
     """Return the index of the unimodal network with the best mean validation score; the first of equals."""
     validation = {
-        index: _scores(runs, score, "validation") for index, runs in enumerate(groups) if runs[0]["stage"] == "unimodal"
+        index: scores_of(runs, score, "validation")
+        for index, runs in enumerate(groups)
+        if runs[0]["stage"] == "unimodal"
     }
     if not validation:
         return None
@@ -314,24 +343,31 @@ def _metrics(records: Sequence[Record], score: str, part: Part) -> tuple[Metric,
     """Return the further metrics: those we know in our order, then the others as they come. No losses."""
     names = dict.fromkeys(name for record in records for name in record[part] if name not in (score, "loss"))
     ordered = [name for name in _ORDER if name in names] + [name for name in names if name not in _ORDER]
-    return tuple(Metric(name, _is_fraction(name), _direction(name)) for name in ordered)
+    return tuple(Metric(name, is_fraction(name), _direction(name)) for name in ordered)
 
 
-def _modalities(groups: Sequence[Sequence[Record]]) -> tuple[str, ...]:
-    """Return the modalities of the unimodal rows, then those that were only left out; both as they come."""
+def modalities_of(groups: Sequence[Sequence[Record]]) -> tuple[str, ...]:
+    """Return the modalities of the unimodal rows, then those only left out, then those only noisy; all as they come."""
     own = [record["modality"] for runs in groups for record in runs if record.get("modality") is not None]
-    left_out = [name for runs in groups for record in runs for name in record.get("test_missing") or {}]
-    return tuple(dict.fromkeys([*own, *left_out]))
+    changed = [
+        name
+        for key in ("test_missing", "test_noise")
+        for runs in groups
+        for record in runs
+        for name in record.get(key) or {}
+    ]
+    return tuple(dict.fromkeys([*own, *changed]))
 
 
-def _is_fraction(name: str) -> bool:
+def is_fraction(name: str) -> bool:
+    """Whether a metric is a share of 1, which tables print in percent."""
     return _FRACTION.search(name) is not None
 
 
 def _direction(name: str) -> bool | None:
     if name in _LOWER_IS_BETTER:
         return False
-    return True if name in _ORDER or _is_fraction(name) else None
+    return True if name in _ORDER or is_fraction(name) else None
 
 
 def _largest(runs: Sequence[Record], key: str) -> int | None:

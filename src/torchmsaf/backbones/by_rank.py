@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torchmsaf.backbones.staged import ConvNet, StagedNetwork, VectorNet
 from torchmsaf.errors import FusionInputError
 
 
-def network_for(shape: Sequence[int], outputs: int, *, class_path: str | None = None) -> StagedNetwork:
+def network_for(
+    shape: Sequence[int], outputs: int, *, class_path: str | None = None, options: Mapping[str, Any] | None = None
+) -> StagedNetwork:
     """Build the network of one modality.
 
     Args:
@@ -17,6 +20,7 @@ def network_for(shape: Sequence[int], outputs: int, *, class_path: str | None = 
         outputs: number of classes, or 1.
         class_path: ``"package.module.Class"``, called with ``(shape, outputs)``; it has the parts of
             :class:`StagedNetwork`. None = :class:`VectorNet` for vectors, :class:`ConvNet` for the others.
+        options: further arguments of the class that ``class_path`` names.
 
     Raises:
         FusionInputError: the class cannot be imported or built, or what it builds lacks a part.
@@ -34,7 +38,7 @@ def network_for(shape: Sequence[int], outputs: int, *, class_path: str | None = 
         said = f"{type(error).__name__}: {_in_one_line(error)}"
         raise FusionInputError(f"network {class_path!r} cannot be imported: {said}") from error
     try:
-        network = build(tuple(shape), outputs)
+        network = build(tuple(shape), outputs, **(options or {}))
     except Exception as error:  # whatever a user's class raises
         raise FusionInputError(
             f"network {class_path!r} cannot be built with (shape, outputs) = ({tuple(shape)}, {outputs}): "

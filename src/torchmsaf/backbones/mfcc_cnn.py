@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from torchmsaf.backbones.staged import StagedNetwork
 from torchmsaf.errors import FusionInputError
 from torchmsaf.ops.checks import check_integer
 
@@ -18,7 +19,7 @@ _POOL = 8
 _LOST = 4  # steps that the first two convolutions take off
 
 
-class MFCCNet(nn.Module):
+class MFCCNet(StagedNetwork):
     """Three convolutions over the cepstral coefficients of speech (MFCC), ``(B, F, T)``.
 
     ReLU comes before batch norm, as in the authors' code. Of 13 x 212, the recordings of the MSAF paper, the layers make:
@@ -32,6 +33,9 @@ class MFCCNet(nn.Module):
     It has 34,024 parameters for 8 outputs. The names of layers with parameters are those of the authors' code, so that its
     state dicts fit. The last layer, ``fc1``, is as wide as the maps are long, so a network takes eight lengths only:
     built for 212 steps, 212 to 219.
+
+    As a staged network it has two stages, up to ``relu2`` and from ``maxpool`` to ``bn3``: the paper's two points of MSAF
+    are after them.
 
     Args:
         outputs: K.
@@ -70,16 +74,35 @@ class MFCCNet(nn.Module):
         self.bn3 = nn.BatchNorm1d(64)
         self.drop3 = nn.Dropout(0.4)
         self.fc1 = nn.Linear(self.width, outputs)
+        self.channels = (32, 64)
+        self.stages = (self.to_relu2, self.to_bn3)
+        self.head = self.classify
+
+    def to_relu2(self, x: Tensor) -> Tensor:
+        """Coefficients ``(B, F, T)`` to the maps after ``relu2``, ``(B, 32, T - 4)``."""
+        self._check(x)
+        maps: Tensor = self.relu2(self.conv2(self.bn1(self.relu1(self.conv1(x)))))
+        return maps
+
+    def to_bn3(self, maps: Tensor) -> Tensor:
+        """The maps after ``relu2`` to those after ``bn3``, ``(B, 64, width / 64)``."""
+        x = self.drop2(self.bn2(self.maxpool(maps)))
+        last: Tensor = self.bn3(self.relu3(self.conv3(x)))
+        return last
+
+    def feature(self, maps: Tensor) -> Tensor:
+        """The maps after ``bn3`` to feature vectors ``(B, width)``, dropout included."""
+        vectors: Tensor = self.drop3(torch.flatten(maps, 1))
+        return vectors
 
     def features(self, x: Tensor) -> Tensor:
         """Coefficients ``(B, F, T)`` to feature vectors ``(B, width)``, dropout included."""
-        self._check(x)
-        x = self.bn1(self.relu1(self.conv1(x)))
-        x = self.maxpool(self.relu2(self.conv2(x)))
-        x = self.drop2(self.bn2(x))
-        x = self.bn3(self.relu3(self.conv3(x)))
-        vectors: Tensor = self.drop3(torch.flatten(x, 1))
-        return vectors
+        return self.feature(self.to_bn3(self.to_relu2(x)))
+
+    def classify(self, vectors: Tensor) -> Tensor:
+        """Feature vectors to ``(B, K)``."""
+        prediction: Tensor = self.fc1(vectors)
+        return prediction
 
     def forward(self, x: Tensor) -> Tensor:
         """Coefficients ``(B, F, T)`` to ``(B, K)``.
@@ -87,8 +110,7 @@ class MFCCNet(nn.Module):
         Raises:
             FusionInputError: other coefficients, or a T that is not in ``lengths``.
         """
-        prediction: Tensor = self.fc1(self.features(x))
-        return prediction
+        return self.classify(self.features(x))
 
     def _check(self, x: Tensor) -> None:
         if x.dim() != 3 or x.shape[1] != self.coefficients:

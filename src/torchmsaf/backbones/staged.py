@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from torchmsaf.errors import FusionInputError
+
+
+Part = Callable[[Tensor], Tensor]
 
 
 class StagedNetwork(nn.Module):
@@ -20,14 +23,15 @@ class StagedNetwork(nn.Module):
     every comparison; what is between two stages is where a fusion can stand.
 
     Attributes:
-        stages: modules from maps to maps, ``(B, C, *positions)`` each.
-        head: from the feature vector to ``(B, K)``.
+        stages: from maps to maps, ``(B, C, *positions)`` each: modules, or methods of a network whose layers keep names
+            of their own.
+        head: from the feature vector to ``(B, K)``; a module or a method.
         channels: channel count after each stage.
         width: width of the feature vector.
     """
 
-    stages: nn.ModuleList
-    head: nn.Module
+    stages: nn.ModuleList | tuple[Part, ...]
+    head: Part
     channels: tuple[int, ...]
     width: int
 

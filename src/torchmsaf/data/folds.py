@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,12 +42,14 @@ class Protocol:
         description: what tests, what validates, and how it was drawn.
         citation: where the protocol is from, or None.
         folds: the folds, by index.
+        chosen_on_test: the test part is the validation part too, so scores are optimistic.
     """
 
     name: str
     description: str
     citation: str | None
     folds: tuple[Fold, ...]
+    chosen_on_test: bool = False
 
 
 def make_protocol(samples: Samples, *, folds: int = 5, validation: float = 0.2, seed: int = 0) -> Protocol:
@@ -87,12 +90,19 @@ def make_protocol(samples: Samples, *, folds: int = 5, validation: float = 0.2, 
     return protocol
 
 
-def check_fold(fold: Fold, samples: Samples) -> None:
+def check_fold(fold: Fold, samples: Samples, *, chosen_on_test: bool = False) -> None:
     """Refuse a fold that leaks or cannot be trained.
+
+    Args:
+        fold: to be checked.
+        samples: whose rows the fold has.
+        chosen_on_test: the protocol says that its test part is its validation part too. Then they must be the same
+            rows, and all else is checked as ever.
 
     Raises:
         ProtocolError: a part is empty, not sorted or out of range; a sample or a group is in two parts; a class does
-            not occur in the training part. The message names the fold and what is wrong.
+            not occur in the training part; with ``chosen_on_test``, validation and test differ. The message names the
+            fold and what is wrong.
     """
     parts = {"train": fold.train, "validation": fold.validation, "test": fold.test}
     for part, rows in parts.items():
@@ -102,6 +112,13 @@ def check_fold(fold: Fold, samples: Samples) -> None:
             raise ProtocolError(
                 f"fold {fold.index}: the {part} part must be sorted row numbers from 0 to {len(samples) - 1}, each once"
             )
+    if chosen_on_test:
+        if not np.array_equal(fold.validation, fold.test):
+            raise ProtocolError(
+                f"fold {fold.index}: its protocol is chosen_on_test, so the validation part must be the test part; "
+                f"{len(np.setxor1d(fold.validation, fold.test))} samples are in one of them only"
+            )
+        del parts["validation"]
     _check_disjoint(fold.index, "sample", samples.ids, parts)
     if samples.groups is not None:
         _check_disjoint(fold.index, "group", samples.groups, parts)
@@ -123,7 +140,7 @@ def fold_ids(fold: Fold, samples: Samples) -> dict[str, list[str]]:
 
 def _check_disjoint(index: int, what: str, names: tuple[str, ...], parts: dict[str, Rows]) -> None:
     members = {part: {names[row] for row in rows} for part, rows in parts.items()}
-    for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
+    for first, second in combinations(parts, 2):
         both = natural_sorted(members[first] & members[second])
         if both:
             raise ProtocolError(

@@ -1,4 +1,4 @@
-"""Samples in memory: every modality of every sample, its target, its group and its part."""
+"""Samples: every modality of every sample, its target, its group and its part."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from torchmsaf.data.stored import Features, StoredFeatures
 from torchmsaf.errors import DataError
 
 # n samples, M modalities, C channels of one modality
@@ -20,11 +21,11 @@ PARTS = ("train", "validation", "test")
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """A data set in memory. Features are finite, and zeros where a sample lacks the modality.
+    """A data set. Features are finite, and zeros where a sample lacks the modality.
 
     Attributes:
         name: what tables call the data set.
-        features: modality name -> ``(n, C, *positions)`` float32, in declared order.
+        features: modality name -> ``(n, C, *positions)``, in declared order: float32 in memory, or on disk.
         target: ``(n,)`` int64 class index in ``[0, len(classes))``, or ``(n,)`` float32 value.
         present: ``(n, M)`` bool; False = this sample lacks this modality.
         ids: n unique names.
@@ -38,7 +39,7 @@ class Samples:
     """
 
     name: str
-    features: dict[str, Tensor]
+    features: Mapping[str, Features]
     target: Tensor
     present: Tensor
     ids: tuple[str, ...]
@@ -151,11 +152,13 @@ def _check_features(samples: Samples) -> None:
     for name, value in samples.features.items():
         if not name:
             raise DataError(f"{samples.name}: a modality has an empty name")
-        if value.dim() < 2 or len(value) != n or value.numel() == 0:
+        if len(value.shape) < 2 or len(value) != n or value.shape.numel() == 0:
             raise DataError(
                 f"{samples.name}: modality {name!r} has shape {tuple(value.shape)}; "
                 f"(n, C, *positions) with n = {n} and no size 0 is needed"
             )
+        if isinstance(value, StoredFeatures):
+            continue  # who prepared it has looked at its values
         if value.dtype != torch.float32:
             raise DataError(f"{samples.name}: modality {name!r} is {value.dtype}; torch.float32 is needed")
         if not bool(torch.isfinite(value).all()):
@@ -194,6 +197,10 @@ def _check_present(samples: Samples) -> None:
             f"torch.bool of shape {shape} is needed, one column a modality"
         )
     for column, (name, value) in enumerate(samples.features.items()):
+        if isinstance(value, StoredFeatures):
+            if not bool(present[:, column].all()):
+                raise DataError(f"{samples.name}: modality {name!r} is on disk, and some samples lack it")
+            continue
         if bool(value[~present[:, column]].any()):
             raise DataError(f"{samples.name}: modality {name!r} is not zero in samples that lack it")
     empty = [samples.ids[row] for row in (~present.any(dim=1)).nonzero().flatten().tolist()]

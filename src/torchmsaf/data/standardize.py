@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchmsaf.data.samples import Samples
+from torchmsaf.data.stored import Features, StoredFeatures
 from torchmsaf.errors import DataError
 
 # n samples, C channels
@@ -17,7 +18,7 @@ from torchmsaf.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class Standardizer:
-    """Mean and standard deviation of every channel, and of a regression target.
+    """Mean and standard deviation of every channel, and of a regression target. Features on disk are left as they are.
 
     Attributes:
         mean: modality -> ``(C,)`` float64.
@@ -51,28 +52,31 @@ class Standardizer:
             here = chosen[samples.present[chosen, column]]
             if len(here) == 0:
                 raise DataError(f"{samples.name}: none of the {len(chosen)} rows to fit has modality {name!r}")
+            if isinstance(value, StoredFeatures):
+                continue
             mean[name], std[name] = _moments(value[here].transpose(0, 1).flatten(1))
         if not samples.regression:
             return cls(mean, std)
         target_mean, target_std = _moments(samples.target[chosen].unsqueeze(0))
         return cls(mean, std, float(target_mean), float(target_std))
 
-    def transform(self, samples: Samples) -> dict[str, Tensor]:
+    def transform(self, samples: Samples) -> dict[str, Features]:
         """The features of every sample, standardized; the target is left to the caller.
 
         Returns:
-            Modality -> ``(n, C, *positions)`` float32, in declared order; zeros where a sample lacks the modality.
+            Modality -> ``(n, C, *positions)``, in declared order; zeros where a sample lacks the modality.
 
         Raises:
             DataError: other modalities or other channels than those fitted.
         """
-        channels = {name: value.shape[1] for name, value in samples.features.items()}
+        features = samples.features
+        channels = {name: x.shape[1] for name, x in features.items() if not isinstance(x, StoredFeatures)}
         fitted = {name: len(value) for name, value in self.mean.items()}
         if list(channels.items()) != list(fitted.items()):
             raise DataError(f"{samples.name}: modalities and channels are {channels}; fitted were {fitted}")
         return {
-            name: self._standardized(name, value, samples.present[:, column])
-            for column, (name, value) in enumerate(samples.features.items())
+            name: x if isinstance(x, StoredFeatures) else self._standardized(name, x, samples.present[:, column])
+            for column, (name, x) in enumerate(features.items())
         }
 
     def _standardized(self, name: str, value: Tensor, present: Tensor) -> Tensor:

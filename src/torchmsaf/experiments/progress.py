@@ -1,4 +1,4 @@
-"""A progress bar of a comparison, fed by the files that its processes write."""
+"""Progress on the screen: of a comparison, fed by the files that its processes write, and of other work, as it is told."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from torchmsaf.errors import require
 
 
 @contextmanager
-def progress(count: Callable[[], int], total: int) -> Iterator[None]:
+def progress(count: Callable[[], int], total: int, what: str = "trainings") -> Iterator[None]:
     """Show how many trainings are done until the block ends: a bar on a terminal, a line each tenth elsewhere.
 
     Args:
         count: gives the number done so far.
         total: number of trainings.
+        what: is counted.
     """
     stop = threading.Event()
     shown = _bar if sys.stderr.isatty() else _lines
-    watcher = threading.Thread(target=shown, args=(count, total, stop), daemon=True)
+    watcher = threading.Thread(target=shown, args=(count, total, what, stop), daemon=True)
     watcher.start()
     try:
         yield
@@ -30,7 +31,26 @@ def progress(count: Callable[[], int], total: int) -> Iterator[None]:
         watcher.join()
 
 
-def _bar(count: Callable[[], int], total: int, stop: threading.Event) -> None:
+@contextmanager
+def told_progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show progress that is told: gives a function of the number done and the number of all.
+
+    Args:
+        what: is counted.
+    """
+    with ExitStack() as stack:
+        done = 0
+
+        def tell(now: int, total: int) -> None:
+            nonlocal done
+            if done == 0:
+                stack.enter_context(progress(lambda: done, total, what))
+            done = now
+
+        yield tell
+
+
+def _bar(count: Callable[[], int], total: int, what: str, stop: threading.Event) -> None:
     rich = require("rich.progress", "compare")
     console = require("rich.console", "compare").Console(stderr=True)
     columns = (
@@ -42,13 +62,13 @@ def _bar(count: Callable[[], int], total: int, stop: threading.Event) -> None:
         rich.TimeRemainingColumn(),
     )
     with rich.Progress(*columns, console=console) as bars:
-        task = bars.add_task("training", total=total)
+        task = bars.add_task(what, total=total)
         while not stop.wait(0.2):
             bars.update(task, completed=count())
         bars.update(task, completed=count())
 
 
-def _lines(count: Callable[[], int], total: int, stop: threading.Event) -> None:
+def _lines(count: Callable[[], int], total: int, what: str, stop: threading.Event) -> None:
     start, told = time.monotonic(), -1
     while True:
         ended = stop.wait(0.5)
@@ -56,6 +76,6 @@ def _lines(count: Callable[[], int], total: int, stop: threading.Event) -> None:
         tenth = 10 * done // max(total, 1)
         if tenth > told:
             told = tenth
-            print(f"{done} of {total} trainings, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+            print(f"{done} of {total} {what}, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
         if ended:
             return

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 from collections import Counter
@@ -29,8 +28,11 @@ from urllib.parse import quote
 from torch import Tensor
 
 from torchmsaf.analysis.report import render_html, render_markdown, render_text
+from torchmsaf.analysis.robustness import Robustness, build_robustness
 from torchmsaf.analysis.table import Part, Table, build_table, label
 from torchmsaf.errors import ResultError, require
+from torchmsaf.experiments.plain_data import difference, is_same, what_is_wrong, without_nan
+from torchmsaf.tasks.model_file import ModelSpec, model_bytes
 
 Json = dict[str, Any]
 
@@ -115,9 +117,9 @@ class ResultFolder:
 
     def _check_same(self, old: Json, config: Json, splits: Json) -> None:
         changed = [
-            f"{key}{_difference(old.get(key), config.get(key))}"
+            f"{key}{difference(old.get(key), config.get(key))}"
             for key in sorted({*old, *config} - {"starts", "tuning"})
-            if not _same(old.get(key), config.get(key))
+            if not is_same(old.get(key), config.get(key))
         ]
         file = self.path / "splits.json"
         if not changed and file.exists() and _read(file) != splits:
@@ -137,7 +139,7 @@ class ResultFolder:
         if not file.is_file():
             raise ResultError(f"{self.path} is no result folder: there is no config.json")
         config: Json = _read(file)
-        wrong = _wrong(config, _CONFIG)
+        wrong = what_is_wrong(config, _CONFIG)
         if wrong is not None:
             raise ResultError(f"{file} is no configuration of a comparison: {wrong}")
         return config
@@ -188,15 +190,14 @@ class UnitFile:
             raise ResultError(f"{path} is broken ({error}): put it back, or use another --out") from error
         return tensors
 
-    def save(self, key: str, record: Json, state: Mapping[str, Tensor]) -> None:
-        """Write weights, then the record that names them."""
+    def save(self, key: str, record: Json, state: Mapping[str, Tensor], spec: ModelSpec) -> None:
+        """Write weights, with what network they are of, then the record that names them."""
         relative = f"weights/{self.name}/{_file_name(key)}.safetensors"
         path = self.folder.path / relative
         path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {name: value.detach().contiguous().clone() for name, value in state.items()}
-        _write(path, require("safetensors.torch", "compare").save(tensors))
+        _write(path, model_bytes(state, spec))
         record = {"key": key, **record, "weights": relative}
-        self.file.write(json.dumps(_plain(record), allow_nan=False).encode() + b"\n")
+        self.file.write(json.dumps(without_nan(record), allow_nan=False).encode() + b"\n")
         self.file.flush()
         os.fsync(self.file.fileno())
         self.done[key] = record
@@ -213,23 +214,40 @@ def make_table(folder: ResultFolder, *, reference: str | None = None, part: Part
     Raises:
         ResultError: nothing is on record, or there is no such row.
     """
+    told = _told(folder)
+    table = build_table(**told, reference=reference, part=part)
+    return replace(table, notes=(*table.notes, *_note_on_divergence(folder.records())))
+
+
+def make_robustness(folder: ResultFolder) -> Robustness | None:
+    """The table of scores with noise and without modalities; None where no noise was asked for.
+
+    Args:
+        folder: with the records.
+
+    Raises:
+        ResultError: nothing is on record.
+    """
+    robustness = build_robustness(**_told(folder))
+    return robustness if robustness is not None and robustness.levels else None
+
+
+def _told(folder: ResultFolder) -> dict[str, Any]:
+    """What both tables are made of."""
     config = folder.config()
     records = [record for record in folder.records() if record["stage"] != "start"]
     if not records:
         raise ResultError(f"{folder.path} holds no finished method yet: go on with --resume")
     protocol = config["protocol"]
-    caption = protocol["description"] + (f" ({protocol['citation']})" if protocol["citation"] else "")
-    table = build_table(
-        records,
-        title=config["title"],
-        protocol=caption,
-        score=config["objective"]["score"],
-        higher_is_better=config["objective"]["higher_is_better"],
-        expected_runs=protocol["folds"] * len(config["seeds"]),
-        reference=reference,
-        part=part,
-    )
-    return replace(table, notes=(*table.notes, *_note_on_divergence(folder.records())))
+    return {
+        "records": records,
+        "title": config["title"],
+        "protocol": protocol["description"] + (f" ({protocol['citation']})" if protocol["citation"] else ""),
+        "score": config["objective"]["score"],
+        "higher_is_better": config["objective"]["higher_is_better"],
+        "expected_runs": protocol["folds"] * len(config["seeds"]),
+        "chosen_on_test": bool(protocol.get("chosen_on_test")),
+    }
 
 
 def _note_on_divergence(records: Sequence[Json]) -> list[str]:
@@ -242,11 +260,11 @@ def _note_on_divergence(records: Sequence[Json]) -> list[str]:
 
 
 def write_tables(folder: ResultFolder) -> Table:
-    """Build the table of test scores, with the reference by default, and write it as text, Markdown and HTML."""
-    table = make_table(folder)
-    _write(folder.path / "table.txt", render_text(table))
-    _write(folder.path / "table.md", render_markdown(table))
-    _write(folder.path / "table.html", render_html(table))
+    """Build the tables of test scores, with the reference by default, and write them as text, Markdown and HTML."""
+    table, robustness = make_table(folder), make_robustness(folder)
+    _write(folder.path / "table.txt", render_text(table, robustness=robustness))
+    _write(folder.path / "table.md", render_markdown(table, robustness=robustness))
+    _write(folder.path / "table.html", render_html(table, robustness=robustness))
     return table
 
 
@@ -264,22 +282,6 @@ def _read(path: Path) -> Any:
         raise ResultError(f"{path} cannot be read ({error}): put it back, or use another --out") from error
 
 
-def _wrong(value: Any, needed: Any, name: str = "") -> str | None:
-    """What is missing or of another type in plain data; None when nothing is."""
-    if not isinstance(needed, dict):
-        return None if isinstance(value, needed) else f"{name!r} is {_short(value)}"
-    if not isinstance(value, dict):
-        return f"{name!r} is {_short(value)}" if name else f"it is {_short(value)}"
-    for key, kind in needed.items():
-        path = f"{name}.{key}" if name else key
-        if key not in value:
-            return f"it has no {path!r}"
-        found = _wrong(value[key], kind, path)
-        if found is not None:
-            return found
-    return None
-
-
 def _read_lines(path: Path) -> list[Json]:
     records = []
     content = path.read_bytes()
@@ -288,9 +290,9 @@ def _read_lines(path: Path) -> list[Json]:
             record = json.loads(line)
         except ValueError as error:
             raise ResultError(f"{path}, line {number} cannot be read: {error}") from error
-        wrong = _wrong(record, _RECORD)
+        wrong = what_is_wrong(record, _RECORD)
         if wrong is None and record["stage"] != "start":
-            wrong = _wrong(record, _TABLED)
+            wrong = what_is_wrong(record, _TABLED)
         if wrong is not None:
             raise ResultError(f"{path}, line {number} is no record of a training: {wrong}")
         records.append(record)
@@ -303,36 +305,9 @@ def _file_name(key: str) -> str:
     return name if len(name) <= 150 else f"{name[:100]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 
-def _plain(value: Any) -> Any:
-    """Numbers that JSON does not have, NaN and infinity, as null."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _fold_and_seed(path: Path) -> tuple[int, ...]:
     match = _UNIT.fullmatch(path.name)
     return tuple(map(int, match.groups())) if match else ()
-
-
-def _same(old: Any, new: Any) -> bool:
-    """Whether two values of a configuration are the same; a setting that an older version did not have is null."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return all(_same(old.get(key), new.get(key)) for key in {*old, *new})
-    return bool(old == new)
-
-
-def _difference(old: Any, new: Any) -> str:
-    """Where two values of a configuration differ: ``.epochs: 3 there, 4 now``."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        key = next(key for key in [*old, *new] if old.get(key) != new.get(key))
-        return f".{key}{_difference(old.get(key), new.get(key))}"
-    return f": {_short(old)} there, {_short(new)} now"
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 100 else text[:97] + "..."
 
 
 def _lock(file: IO[bytes]) -> None:

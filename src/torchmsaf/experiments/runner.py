@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from torchmsaf.analysis.cost import count_flops, count_parameters
-from torchmsaf.backbones.by_rank import network_for
-from torchmsaf.data import Samples, Standardizer
+from torchmsaf.data import Standardizer
+from torchmsaf.data.stored import Features
 from torchmsaf.errors import ResultError, TorchmsafError
 from torchmsaf.experiments.methods import MethodChoice
 from torchmsaf.experiments.results import UnitFile
 from torchmsaf.experiments.unit import Unit
-from torchmsaf.tasks.batches import Part
+from torchmsaf.tasks.batches import Part, part_of
+from torchmsaf.tasks.model_file import ModelSpec, NetworkSpec, load_pretrained
 from torchmsaf.tasks.network import FusedNetwork, module_name
 from torchmsaf.tasks.training import Trained, evaluate, train
 
@@ -32,31 +33,40 @@ class Runner:
     """
 
     def __init__(self, unit: Unit, file: UnitFile) -> None:
-        self.unit, self.file = unit, file
-        standardizer = Standardizer.fit(unit.samples, unit.fold.train)
-        features = tuple(standardizer.transform(unit.samples).values())
-        rows = (unit.fold.train, unit.fold.validation, unit.fold.test)
-        self.train, self.validation, self.test = (_part(unit.samples, features, part) for part in rows)
-        prior = None
-        if not unit.samples.regression:
-            counts = torch.bincount(self.train.target, minlength=unit.objective.outputs)
-            prior = tuple((counts / len(self.train)).tolist())
-        self.objective = replace(
-            unit.objective, mean=standardizer.target_mean, std=standardizer.target_std, prior=prior
+        self.unit, self.file, self.setting = unit, file, unit.setting
+        samples = unit.samples
+        standardizer = Standardizer.fit(samples, unit.fold.train)
+        features = tuple(standardizer.transform(samples).values())
+        train, self.validation, self.test = (
+            part_of(features, samples.target, samples.present, torch.from_numpy(rows))
+            for rows in (unit.fold.train, unit.fold.validation, unit.fold.test)
         )
+        # only what is trained on is changed
+        self.train = replace(train, augment=tuple(self.setting.augment.get(name) for name in samples.modalities))
+        prior = None
+        if not samples.regression:
+            counts = torch.bincount(train.target, minlength=self.setting.objective.outputs)
+            prior = tuple((counts / len(train)).tolist())
+        self.objective = replace(
+            self.setting.objective, mean=standardizer.target_mean, std=standardizer.target_std, prior=prior
+        )
+        self.spread = [_spread(x) for x in train.features] if self.setting.noise else []
         self.starts: dict[str, dict[str, Tensor]] = {}
 
     def start(self, modality: str) -> None:
         """Train a unimodal network from random weights: where every row of the table starts."""
         key = f"start.{modality}"
-        network = self._network({modality}, None, {}, key)
         state = self.file.weights(key)
         if state is None:
+            spec, network = self._network({modality}, None, {}, key)
+            if modality in self.setting.pretrained:
+                own = network.networks[module_name(modality)]
+                load_pretrained(own, self.setting.pretrained[modality], modality)
             m = self._index(modality)
             trained = self._train(network, self.train.only(m), self.validation.only(m), key)
             record = self._record(modality, "start", network, trained) | {"modality": modality}
             state = network.state_dict()
-            self.file.save(key, record, state)
+            self.file.save(key, record, state, spec)
         self.starts[modality] = {name: value.clone() for name, value in state.items()}
 
     def unimodal(self, modality: str) -> None:
@@ -65,7 +75,7 @@ class Runner:
         if key in self.file.done:
             return
         m = self._index(modality)
-        network = self._network({modality}, None, {}, key)
+        spec, network = self._network({modality}, None, {}, key)
         trained = self._train(network, self.train.only(m), self.validation.only(m), key)
         record = self._record(modality, "unimodal", network, trained) | {"modality": modality}
         # all samples, as every row has: its epoch was chosen on those that have the modality
@@ -73,14 +83,15 @@ class Runner:
         record["test"] = test = evaluate(network, self.test.alone(m), self.objective)
         # without its own modality there is nothing to say; without another nothing changes
         record["test_missing"] = {name: None if name == modality else test for name in self.unit.samples.modalities}
-        self.file.save(key, record, network.state_dict())
+        record |= self._with_noise(network, self.test.alone(m), {modality: 0})
+        self.file.save(key, record, network.state_dict(), spec)
 
     def method(self, choice: MethodChoice) -> None:
         """A row of the table: all modalities and a fusion."""
         if choice.key in self.file.done:
             return
         names = self.unit.samples.modalities
-        network = self._network(set(names), choice.name, choice.options, choice.key)
+        spec, network = self._network(set(names), choice.name, choice.options, choice.key)
         added = sum(p.numel() for p in network.fusion_parameters())
         trained = self._train(network, self.train, self.validation, choice.key)
         record = self._record(choice.name, choice.stage, network, trained)
@@ -89,27 +100,52 @@ class Runner:
         record["test_missing"] = {
             name: evaluate(network, self.test.without(m), self.objective) for m, name in enumerate(names)
         }
-        self.file.save(choice.key, record, network.state_dict())
+        record |= self._with_noise(network, self.test, {name: m for m, name in enumerate(names)})
+        self.file.save(choice.key, record, network.state_dict(), spec)
+
+    def _with_noise(self, network: FusedNetwork, test: Part, where: Mapping[str, int]) -> dict[str, Any]:
+        """Test scores with noise on one modality after the other: the same noise for all rows of the table.
+
+        Args:
+            network: what is tested.
+            test: the samples.
+            where: the number that each noisy modality has in them.
+        """
+        if not self.setting.noise:
+            return {}
+        scores = {}
+        for name, m in where.items():
+            seed = _seed(self.unit.seed, self.unit.fold.index, f"noise {name}")
+            spread = self.spread[self._index(name)]
+            scores[name] = {
+                f"{level:g}": evaluate(network, test.noisy(m, level * spread, seed), self.objective)
+                for level in self.setting.noise
+            }
+        return {"test_noise": scores}
 
     def _index(self, modality: str) -> int:
         return self.unit.samples.modalities.index(modality)
 
-    def _network(self, names: set[str], method: str | None, options: Mapping[str, Any], key: str) -> FusedNetwork:
+    def _network(
+        self, names: set[str], method: str | None, options: Mapping[str, Any], key: str
+    ) -> tuple[ModelSpec, FusedNetwork]:
         """A network with the unimodal weights of this fold and seed, once they are there."""
-        unit = self.unit
-        torch.manual_seed(_seed(unit.seed, unit.fold.index, key))
-        networks = {
-            name: network_for(value.shape[1:], unit.objective.outputs, class_path=unit.networks.get(name))
-            for name, value in unit.samples.features.items()
+        setting, samples = self.setting, self.unit.samples
+        torch.manual_seed(_seed(self.unit.seed, self.unit.fold.index, key))
+        specs = {
+            name: NetworkSpec(tuple(x.shape[1:]), setting.networks.get(name), setting.network_options.get(name, {}))
+            for name, x in samples.features.items()
             if name in names
         }
-        regression = unit.objective.regression
-        network = FusedNetwork(networks, method, outputs=unit.objective.outputs, options=options, regression=regression)
+        about = {"classes": samples.classes, **setting.about}
+        objective = setting.objective
+        spec = ModelSpec(specs, method, objective.outputs, options, objective.regression, about)
+        network = spec.build()
         for name in names & self.starts.keys():
             prefix = f"networks.{module_name(name)}."
             own = {key.removeprefix(prefix): value for key, value in self.starts[name].items()}
             network.networks[module_name(name)].load_state_dict(own)
-        return network
+        return spec, network
 
     def _train(self, network: FusedNetwork, part: Part, validation: Part, key: str) -> Trained:
         unit = self.unit
@@ -119,9 +155,9 @@ class Runner:
                 part,
                 validation,
                 self.objective,
-                unit.recipe,
+                self.setting.recipe,
                 order_seed=_seed(unit.seed, unit.fold.index, "order"),
-                accelerator=unit.accelerator,
+                accelerator=self.setting.accelerator,
             )
         except TorchmsafError:
             raise
@@ -155,9 +191,10 @@ class Runner:
         }
 
 
-def _part(samples: Samples, features: Sequence[Tensor], rows: np.ndarray[Any, np.dtype[np.int64]]) -> Part:
-    index = torch.from_numpy(rows)
-    return Part(tuple(x[index] for x in features), samples.target[index], samples.present[index])
+def _spread(x: Features) -> Tensor:
+    """Standard deviation of each channel, ``(C,)``, over at most 64 samples spread over all."""
+    rows = torch.linspace(0, len(x) - 1, min(len(x), 64)).round().long()
+    return x[rows].transpose(0, 1).flatten(1).std(dim=1, correction=0)
 
 
 def _seed(seed: int, fold: int, purpose: str) -> int:

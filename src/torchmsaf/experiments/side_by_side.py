@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from torchmsaf.data import Samples
+from torchmsaf.data.stored import StoredFeatures
 from torchmsaf.errors import ResultError, require
 from torchmsaf.experiments.unit import Unit, run_unit
 
@@ -63,12 +65,13 @@ def _end_with(parent: int) -> None:
 
 
 def _as_arrays(samples: Samples) -> dict[str, Any]:
-    features = {name: value.numpy() for name, value in samples.features.items()}
+    features = {name: x.numpy() if isinstance(x, Tensor) else x for name, x in samples.features.items()}
     return {**vars(samples), "features": features, "target": samples.target.numpy(), "present": samples.present.numpy()}
 
 
 def _as_samples(arrays: dict[str, Any]) -> Samples:
-    features = {name: torch.from_numpy(value) for name, value in arrays["features"].items()}
+    given = arrays["features"].items()
+    features = {name: x if isinstance(x, StoredFeatures) else torch.from_numpy(x) for name, x in given}
     target, present = torch.from_numpy(arrays["target"]), torch.from_numpy(arrays["present"])
     return Samples(**{**arrays, "features": features, "target": target, "present": present})
 

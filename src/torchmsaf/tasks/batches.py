@@ -1,15 +1,25 @@
-"""Batches from samples in memory."""
+"""Batches of samples, in memory or on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from torchmsaf.data.stored import Features, StoredFeatures
+from torchmsaf.tasks.augment import Augmentation, Noise
+
 Batch = tuple[list[Tensor], Tensor, Tensor]
+T = TypeVar("T")
+
+# of one modality, to predict at once: 64 MiB of float32
+_MOST_VALUES = 2**24
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,23 +30,52 @@ class Part(Dataset[Batch]):
         features: ``(n, *shape)`` of each modality.
         target: ``(n,)``.
         present: ``(n, M)`` booleans.
+        augment: of each modality, what changes its training samples; none when empty.
+        generator: what augmentations draw from.
+        noise: on one modality, or none.
     """
 
-    features: tuple[Tensor, ...]
+    features: tuple[Features, ...]
     target: Tensor
     present: Tensor
+    augment: tuple[Augmentation | None, ...] = ()
+    generator: torch.Generator = field(default_factory=torch.Generator)
+    noise: Noise | None = None
 
     def __len__(self) -> int:
         return len(self.target)
 
     def __getitem__(self, rows: Sequence[int]) -> Batch:
         index = torch.as_tensor(rows)
-        return [x[index] for x in self.features], self.target[index], self.present[index]
+        inputs = [x[index] for x in self.features]
+        for m, change in enumerate(self.augment):
+            if change is not None:
+                inputs[m] = change(inputs[m], self.generator)
+        if self.noise is not None:
+            inputs[self.noise.modality] = self.noise(inputs[self.noise.modality], index)
+        return inputs, self.target[index], self.present[index]
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether reading a batch takes time."""
+        return any(isinstance(x, StoredFeatures) for x in self.features)
+
+    @property
+    def at_once(self) -> int:
+        """How many samples to predict at once, at most 1024."""
+        largest = max(x.shape[1:].numel() for x in self.features)
+        return min(1024, max(1, _MOST_VALUES // largest))
 
     def only(self, modality: int) -> Part:
         """The samples that have one modality, with it alone."""
         rows = self.present[:, modality].nonzero()[:, 0]
-        return Part((self.features[modality][rows],), self.target[rows], self.present[rows, modality, None])
+        return Part(
+            (_take(self.features[modality], rows),),
+            self.target[rows],
+            self.present[rows, modality, None],
+            self.augment[modality : modality + 1],
+            self.generator,
+        )
 
     def alone(self, modality: int) -> Part:
         """All samples, with one modality alone."""
@@ -47,6 +86,19 @@ class Part(Dataset[Batch]):
         present = self.present.clone()
         present[:, modality] = False
         return Part(self.features, self.target, present)
+
+    def noisy(self, modality: int, scale: Tensor, seed: int) -> Part:
+        """The same samples with noise of standard deviation ``scale`` ``(C,)`` on one modality."""
+        return replace(self, noise=Noise(modality, scale, seed))
+
+
+def part_of(features: Sequence[Features], target: Tensor, present: Tensor, rows: Tensor) -> Part:
+    """Some rows of a data set."""
+    return Part(tuple(_take(x, rows) for x in features), target[rows], present[rows])
+
+
+def _take(x: Features, rows: Tensor) -> Features:
+    return x.take(rows) if isinstance(x, StoredFeatures) else x[rows]
 
 
 class Shuffled(Sampler[list[int]]):
@@ -73,6 +125,91 @@ class Shuffled(Sampler[list[int]]):
             yield order[k * self.batch_size : (k + 1) * self.batch_size]
 
 
-def training_batches(part: Part, batch_size: int, seed: int) -> DataLoader[Batch]:
-    """A loader of shuffled batches."""
-    return DataLoader(part, sampler=Shuffled(len(part), batch_size, seed), batch_size=None)
+class ReadAhead(Generic[T]):
+    """Goes through something slow in a thread of its own, a few items ahead of who uses them.
+
+    Reading and augmenting leave Python's lock most of the time, so that one core trains while another reads. What is
+    raised there is raised here.
+
+    Args:
+        source: what is gone through anew each time.
+        ahead: how many items are kept ready.
+    """
+
+    def __init__(self, source: Iterable[T], ahead: int = 2) -> None:
+        self.source, self.ahead = source, ahead
+
+    def __len__(self) -> int:
+        return len(self.source)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[T]:
+        ready: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(self.ahead)
+        stopped = threading.Event()
+        reader = threading.Thread(target=self._read, args=(ready, stopped), daemon=True)
+        reader.start()
+        try:
+            while True:
+                going_on, item = ready.get()
+                if going_on:
+                    yield item  # type: ignore[misc]
+                elif isinstance(item, BaseException):
+                    raise item
+                else:
+                    return
+        finally:
+            stopped.set()
+            while reader.is_alive():  # it may wait for room
+                _empty(ready)
+                reader.join(0.01)
+
+    def _read(self, ready: queue.Queue[tuple[bool, T | BaseException | None]], stopped: threading.Event) -> None:
+        try:
+            for item in self.source:
+                ready.put((True, item))
+                if stopped.is_set():
+                    return
+            ready.put((False, None))
+        except BaseException as error:  # goes to who uses the items
+            ready.put((False, error))
+
+
+def _empty(ready: queue.Queue[T]) -> None:
+    try:
+        while True:
+            ready.get_nowait()
+    except queue.Empty:
+        return
+
+
+class Batches:
+    """Batches of a part, by their row numbers. Draws nothing from torch's own generator, which a thread may not share.
+
+    Args:
+        part: the samples.
+        rows: of each batch; gone through anew each time.
+    """
+
+    def __init__(self, part: Part, rows: Sampler[list[int]] | Sequence[list[int]]) -> None:
+        self.part, self.rows = part, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Batch]:
+        for rows in self.rows:
+            yield self.part[rows]
+
+
+def training_batches(part: Part, batch_size: int, seed: int) -> Iterable[Batch]:
+    """Shuffled batches, with augmentations drawn from the same seed; what is on disk is read ahead."""
+    part = replace(part, generator=torch.Generator().manual_seed(seed))
+    order = Shuffled(len(part), batch_size, seed)
+    if part.on_disk:
+        return ReadAhead(Batches(part, order))
+    return DataLoader(part, sampler=order, batch_size=None)
+
+
+def in_order(part: Part) -> Iterable[Batch]:
+    """All samples in their order, as many at once as :attr:`Part.at_once` says."""
+    batches = Batches(part, [rows.tolist() for rows in torch.arange(len(part)).split(part.at_once)])
+    return ReadAhead(batches) if part.on_disk else batches

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +26,12 @@ class Objective:
         mean: of the training targets; models train on ``(target - mean) / std``.
         std: of the training targets.
         prior: share of each class in the training part; None = even. It answers where a sample has no modality at all.
+        top_k: further accuracies: for 2, ``top2`` is the share of samples whose true class has one of the two largest
+            logits. Each is greater than 1 and less than K.
+        chosen_by: what chooses the epoch on validation; the accuracy only in classification.
+
+    Raises:
+        DataError: outputs, top_k or chosen_by do not fit the kind.
     """
 
     kind: Literal["classification", "regression", "sentiment"]
@@ -31,10 +39,20 @@ class Objective:
     mean: float = 0.0
     std: float = 1.0
     prior: tuple[float, ...] | None = None
+    top_k: tuple[int, ...] = ()
+    chosen_by: Literal["loss", "accuracy"] = "loss"
 
     def __post_init__(self) -> None:
-        if self.kind != "classification" and self.outputs != 1:
+        if self.regression and self.outputs != 1:
             raise DataError(f"{self.kind} has one output, got {self.outputs}")
+        if self.regression and self.top_k:
+            raise DataError(f"top_k is {self.top_k}; {self.kind} has no classes to rank")
+        if wrong := [k for k in self.top_k if not 1 < k < self.outputs]:
+            raise DataError(f"top_k has {wrong[0]}; more than 1 and fewer than the {self.outputs} classes is needed")
+        if self.chosen_by not in ("loss", "accuracy"):
+            raise DataError(f"chosen_by is {self.chosen_by!r}; loss or accuracy is needed")
+        if self.regression and self.chosen_by == "accuracy":
+            raise DataError(f"chosen_by is 'accuracy', which {self.kind} has not; loss is needed")
 
     @property
     def regression(self) -> bool:
@@ -69,6 +87,15 @@ class Objective:
         share = prediction.new_ones(self.outputs) if self.prior is None else prediction.new_tensor(self.prior)
         return torch.where(nothing[:, None], share.clamp(min=1e-6).log(), prediction)
 
+    def better(self, new: Mapping[str, float], old: Mapping[str, float]) -> bool:
+        """Whether an epoch is to be kept in place of an earlier one, by what they measure on validation.
+
+        Of equals the first is kept. An epoch whose loss is no finite number is never better.
+        """
+        if self.chosen_by == "loss":
+            return new["loss"] < old["loss"]
+        return math.isfinite(new["loss"]) and new["accuracy"] > old["accuracy"]
+
     def measure(self, prediction: Tensor, target: Tensor) -> dict[str, float]:
         """All metrics of a whole part of the data, from its predictions ``(n, K)`` and targets ``(n,)``."""
         values = {"loss": float(self.loss(prediction, target))}
@@ -76,6 +103,11 @@ class Objective:
             functional = require("torchmetrics.functional.classification", "compare")
             labels, k = prediction.argmax(1), self.outputs
             values["accuracy"] = float(functional.multiclass_accuracy(labels, target, num_classes=k, average="micro"))
+            # places from the first, of equal logits the smaller class before the others: torch.topk leaves ties open
+            places = prediction.argsort(dim=1, descending=True, stable=True).argsort(dim=1) if self.top_k else labels
+            for n in self.top_k:
+                hits = functional.multiclass_accuracy(-places.double(), target, num_classes=k, top_k=n, average="micro")
+                values[f"top{n}"] = float(hits)
             values["macro_f1"] = float(functional.multiclass_f1_score(labels, target, num_classes=k, average="macro"))
             return values
         functional = require("torchmetrics.functional", "compare")

@@ -13,7 +13,7 @@ import lightning
 import torch
 from torch import Tensor
 
-from torchmsaf.tasks.batches import Batch, Part, training_batches
+from torchmsaf.tasks.batches import Batch, Part, in_order, training_batches
 from torchmsaf.tasks.network import Fused, FusedNetwork
 from torchmsaf.tasks.objective import Objective
 from torchmsaf.tasks.recipe import Recipe
@@ -76,7 +76,7 @@ class KeepBest(lightning.Callback):
 
     Args:
         validation: samples that choose the epoch.
-        objective: whose loss chooses.
+        objective: which says what is better.
         patience: epochs without a better one.
     """
 
@@ -100,7 +100,7 @@ class KeepBest(lightning.Callback):
         network: Any = module.network
         metrics = evaluate(network, self.validation, self.objective)
         self.diverged = not math.isfinite(metrics["loss"])
-        if not self.state or metrics["loss"] < self.metrics["loss"]:
+        if not self.state or self.objective.better(metrics, self.metrics):
             self.metrics, self.best_epoch = metrics, epoch
             self.state = {name: value.detach().clone() for name, value in network.state_dict().items()}
         if self.diverged or epoch - self.best_epoch >= self.patience:
@@ -117,7 +117,7 @@ def train(
     order_seed: int,
     accelerator: str = "cpu",
 ) -> Trained:
-    """Train, and leave the network in its best epoch on validation (the smallest loss of the task).
+    """Train, and leave the network in its best epoch on validation, by what the objective says is better.
 
     Args:
         network: is modified.
@@ -131,6 +131,9 @@ def train(
     start = time.perf_counter()
     best = KeepBest(validation, objective, recipe.patience)
     loader = training_batches(training, recipe.batch_size, order_seed)
+    if recipe.memory_format is not None:
+        for memory_format in (torch.channels_last, torch.channels_last_3d):  # each changes tensors of its own rank
+            network.to(memory_format=memory_format)
     with warnings.catch_warnings():
         # batches are made in memory: loading them in worker processes would only cost time
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -142,7 +145,12 @@ def train(
         quiet.setLevel(logging.ERROR)
         try:
             trainer = lightning.Trainer(
-                max_epochs=recipe.epochs, accelerator=accelerator, devices=1, barebones=True, callbacks=[best]
+                max_epochs=recipe.epochs,
+                accelerator=accelerator,
+                devices=1,
+                precision="32-true" if recipe.precision is None else "bf16-mixed",
+                barebones=True,
+                callbacks=[best],
             )
             trainer.fit(FusionTask(network, objective, recipe), loader)
         finally:
@@ -158,20 +166,19 @@ def train(
     return Trained(metrics, best.epochs, best.best_epoch, time.perf_counter() - start, best.diverged)
 
 
-def predict(network: FusedNetwork, part: Part, *, batch_size: int = 1024) -> Tensor:
+def predict(network: FusedNetwork, part: Part) -> Tensor:
     """Predictions of all samples, ``(n, K)``, in evaluation mode; the mode is put back."""
-    return outputs_of(network, part, batch_size=batch_size).prediction
+    return outputs_of(network, part).prediction
 
 
 @torch.no_grad()
-def outputs_of(network: FusedNetwork, part: Part, *, batch_size: int = 1024) -> Fused:
+def outputs_of(network: FusedNetwork, part: Part) -> Fused:
     """What a network says of all samples, in evaluation mode; the mode is put back."""
     mode = network.training
     device = next(network.parameters()).device
     network.eval()
     outputs = []
-    for rows in torch.arange(len(part)).split(batch_size):
-        inputs, _, present = part[rows.tolist()]
+    for inputs, _, present in in_order(part):
         here = None if bool(present.all()) else present.to(device)
         outputs.append(network([x.to(device) for x in inputs], here))
     network.train(mode)

@@ -1,0 +1,184 @@
+"""``torchmsaf compare emotion``, ``train emotion`` and ``predict``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchmsaf.cli.running import by_modality, recipe_of, run
+from torchmsaf.cli.settings import ConfigParser, add_rows, add_training, read_settings
+from torchmsaf.errors import DataError, TorchmsafError
+
+if TYPE_CHECKING:
+    from torchmsaf.experiments import Comparison
+    from torchmsaf.tasks.emotion_prediction import ClipEmotion
+
+
+def add_compare(compare: argparse.ArgumentParser) -> None:
+    """The options of ``torchmsaf compare emotion``."""
+    _add_task(compare)
+    _add_comparison(compare)
+    compare.set_defaults(run=_compare)
+
+
+def add_train(train: argparse.ArgumentParser) -> None:
+    """The tasks of ``torchmsaf train``, and their options."""
+    tasks = train.add_subparsers(title="tasks", metavar="TASK", required=True)
+    emotion = tasks.add_parser(
+        "emotion",
+        allow_abbrev=False,
+        help="emotions of RAVDESS",
+        description="The networks of video and audio, then the fused network, on one fold; model.safetensors in --out.",
+    )
+    _add_task(emotion)
+    _add_one(emotion)
+    emotion.set_defaults(run=_train)
+
+
+def add_predict(predict: argparse.ArgumentParser) -> None:
+    """The options of ``torchmsaf predict``."""
+    predict.add_argument("model", type=Path, help="model.safetensors, or any file of weights of an emotion comparison")
+    predict.add_argument("clips", type=Path, nargs="+", help="video files with sound", metavar="CLIP")
+    told = "OpenFace's csv files, or folders of them (default: CLIP.csv beside the clip; else a face detector)"
+    predict.add_argument("--landmarks", type=Path, nargs="+", default=[], help=told, metavar="CSV")
+    predict.add_argument("--format", choices=("table", "json"), default="table", help="(default: table)")
+    predict.set_defaults(run=_predict)
+
+
+def _add_task(parser: argparse.ArgumentParser) -> None:
+    """What a training of emotions has beside what every training has."""
+    group = parser.add_argument_group("data and networks")
+
+    def add(option: str, text: str, **settings: Any) -> None:
+        group.add_argument(option, help=text, default=argparse.SUPPRESS, **settings)
+
+    add("--data", "what torchmsaf prepare ravdess wrote; needed", type=Path, metavar="FOLDER")
+    add(
+        "--protocol", "published chooses epochs on test actors (default: leak-free)", choices=("leak-free", "published")
+    )
+    add("--preset", "whose networks (default: that of the data's frames)", choices=("full", "small"))
+    add("--checkpointing", "video network: less memory, more time", action="store_true")
+    add("--pretrained", "models that networks begin with", nargs="+", metavar="MODALITY=FILE")
+
+
+def _add_comparison(parser: argparse.ArgumentParser) -> None:
+    add_rows(parser, "emotion")
+    parser.add_argument("--folds", help="numbers of the folds to run (default: all six)", type=int, nargs="+",
+                        default=argparse.SUPPRESS, metavar="FOLD")  # fmt: skip
+    add_training(parser, "emotion")
+
+
+def _add_one(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("one training")
+    said = "name or name:option=value,… (default: msaf:block_dropout=0.2, as in the paper)"
+    group.add_argument("--method", help=said, default=argparse.SUPPRESS)
+    group.add_argument("--fold", help="0 to 5 (default: 0)", type=int, default=argparse.SUPPRESS)
+    group.add_argument("--seed", help="(default: 0)", type=int, default=argparse.SUPPRESS)
+    add_training(parser, "emotion")
+
+
+def _read(options: argparse.Namespace, *, one: bool) -> dict[str, Any]:
+    """All settings; those shipped depend on the preset, and so on the data."""
+    from torchmsaf.data.prepared import Prepared
+    from torchmsaf.tasks.emotion import preset_of
+
+    known = ConfigParser(add_help=False, allow_abbrev=False)
+    _add_task(known)
+    (_add_one if one else _add_comparison)(known)
+    settings = read_settings(known, options, "emotion")
+    if settings["data"] is None:
+        raise DataError("--data FOLDER is needed: what torchmsaf prepare ravdess wrote")
+    prepared = Prepared.open(settings["data"])
+    preset = settings["preset"] or preset_of(prepared.parameters)
+    name = "emotion" if preset == "full" else f"emotion-{preset}"
+    return {**read_settings(known, options, name), "prepared": prepared, "preset": preset}
+
+
+def _comparison(settings: dict[str, Any], methods: Sequence[str], folds: Sequence[int] | None,
+                seeds: Sequence[int]) -> Comparison:  # fmt: skip
+    from torchmsaf.experiments import choose_methods
+    from torchmsaf.experiments.emotion import emotion_comparison
+
+    return emotion_comparison(
+        settings["prepared"],
+        choose_methods(methods, regression=False, modalities=2),
+        preset=settings["preset"],
+        protocol=settings["protocol"] or "leak-free",
+        folds=folds,
+        seeds=seeds,
+        recipe=recipe_of(settings),
+        checkpointing=bool(settings["checkpointing"]),
+        pretrained=by_modality(settings["pretrained"], "--pretrained", "video=FILE or audio=FILE"),
+        noise=settings.get("noise") or (),
+    )
+
+
+def _compare(options: argparse.Namespace) -> None:
+    settings = _read(options, one=False)
+    comparison = _comparison(settings, settings["methods"], settings["folds"], range(settings["seeds"]))
+    run(comparison, settings, _folder("emotion", settings))
+
+
+def _train(options: argparse.Namespace) -> None:
+    settings = _read(options, one=True)
+    method = settings["method"] or "msaf:block_dropout=0.2"
+    fold, seed = settings["fold"] or 0, settings["seed"] or 0
+    comparison = _comparison(settings, [method], [fold], [seed])
+    folder = run(comparison, settings, f"{_folder('emotion', settings)}-{comparison.methods[0].name}-fold-{fold}")
+    from torchmsaf.experiments import ResultFolder
+
+    key = comparison.methods[0].key
+    weights = next(one["weights"] for one in ResultFolder(folder).records() if one["key"] == key)
+    shutil.copyfile(folder / weights, folder / "model.safetensors")
+    print(f"Model: {folder / 'model.safetensors'}", file=sys.stderr)
+
+
+def _folder(name: str, settings: dict[str, Any]) -> str:
+    return f"{name}-published" if settings["protocol"] == "published" else name
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from torchmsaf.tasks.emotion_prediction import EmotionModel, landmarks_of
+
+    model = EmotionModel.load(options.model)
+    done: list[ClipEmotion] = []
+    failed: list[str] = []
+    for clip in options.clips:
+        try:
+            done.append(model.predict(clip, landmarks_of(clip, options.landmarks)))
+        except TorchmsafError as error:
+            failed.append(str(error))
+    if options.format == "json":
+        print(json.dumps([vars(one) for one in done], indent=1))
+    else:
+        print("\n".join(_lines(done)))
+    if failed:
+        raise DataError("; ".join([f"{len(failed)} of {len(options.clips)} clips could not be read", *failed]))
+
+
+def _lines(predictions: Sequence[ClipEmotion]) -> list[str]:
+    """A table of predictions, in percent, as text."""
+    if not predictions:
+        return []
+    first = predictions[0]
+    rows = [["clip", "emotion", *first.probabilities]]
+    rows[0] += [f"{name} alone" for name in first.alone]
+    rows[0] += [f"attention {k + 1}: {name}" for k, point in enumerate(first.attention) for name in point]
+    for one in predictions:
+        row = [one.clip, one.emotion, *(f"{100 * p:.1f}" for p in one.probabilities.values())]
+        row += [max(part, key=part.__getitem__) for part in one.alone.values()]
+        row += [f"{100 * share:.1f}" for point in one.attention for share in point.values()]
+        rows.append(row)
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    notes = []
+    if any(one.box == "detector" for one in predictions):
+        notes.append("Faces were found by a detector, which frames them otherwise than the landmarks of training.")
+    if short := [one.clip for one in predictions if one.audio_seconds < 1]:
+        notes.append(f"Less than a second of sound was heard in: {', '.join(short)}.")
+    return [*lines, "Probabilities and shares of attention are in percent.", *notes]

@@ -1,0 +1,65 @@
+"""From options to a comparison that runs, and its table on the screen."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchmsaf.errors import DataError
+
+if TYPE_CHECKING:
+    from torchmsaf.experiments import Comparison
+    from torchmsaf.tasks.recipe import Recipe
+
+
+def recipe_of(settings: Mapping[str, Any]) -> Recipe:
+    """The recipe that options say."""
+    from torchmsaf.tasks.recipe import Recipe
+
+    return Recipe(**{one.name: settings[one.name] for one in dataclasses.fields(Recipe)})
+
+
+def by_modality(texts: Sequence[str] | None, option: str, needed: str) -> dict[str, str]:
+    """``KEY=VALUE`` texts of an option as a dict."""
+    found = {}
+    for text in texts or ():
+        modality, equals, value = text.partition("=")
+        if not equals:
+            raise DataError(f"{option} {text!r}: expected {needed}")
+        found[modality] = value
+    return found
+
+
+def run(comparison: Comparison, settings: Mapping[str, Any], name: str) -> Path:
+    """Run a comparison as options say, and print its table.
+
+    Returns:
+        The result folder.
+    """
+    from torchmsaf.analysis.report import render_text
+    from torchmsaf.experiments import ResultFolder, compare
+    from torchmsaf.experiments.results import make_robustness
+
+    if settings["resume"] and settings["out"] is None:
+        raise DataError("--resume needs --out FOLDER: what to go on with")
+    out = Path(settings["out"] or _free_folder(name))
+    table = compare(
+        comparison,
+        out,
+        resume=settings["resume"],
+        jobs=settings["jobs"],
+        threads=settings["threads"] or 1,
+        accelerator=settings["accelerator"],
+    )
+    print(render_text(table, robustness=make_robustness(ResultFolder(out))), end="")
+    print(f"Results: {out} (table.html, table.md; torchmsaf table {out} prints this again)", file=sys.stderr)
+    return out
+
+
+def _free_folder(name: str) -> Path:
+    candidates = (Path("runs") / (name if k == 1 else f"{name}-{k}") for k in itertools.count(1))
+    return next(path for path in candidates if not path.exists())

@@ -1,0 +1,48 @@
+"""``torchmsaf table`` and ``torchmsaf methods``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_table(table: argparse.ArgumentParser) -> None:
+    """The options of ``torchmsaf table``."""
+    table.add_argument("folder", type=Path)
+    table.add_argument("--format", choices=("text", "markdown", "html"), default="text", help="(default: text)")
+    told = "the row that differences are to, by its name in the table (default: the best unimodal row by validation)"
+    table.add_argument("--reference", help=told, metavar="ROW")
+    told = "validation: scores to look for reasons in, which also chose the epochs (default: test)"
+    table.add_argument("--part", choices=("test", "validation"), default="test", help=told)
+    table.set_defaults(run=_table)
+
+
+def add_methods(methods: argparse.ArgumentParser) -> None:
+    """``torchmsaf methods`` has no options."""
+    methods.set_defaults(run=_methods)
+
+
+def _table(options: argparse.Namespace) -> None:
+    from torchmsaf.analysis.report import render_html, render_markdown, render_text
+    from torchmsaf.experiments.results import ResultFolder, make_robustness, make_table, write_tables
+
+    folder = ResultFolder(options.folder)
+    if options.reference is None and options.part == "test":
+        table = write_tables(folder)
+    else:  # the files in the folder stay those of the table by default
+        table = make_table(folder, reference=options.reference, part=options.part)
+    render = {"text": render_text, "markdown": render_markdown, "html": render_html}[options.format]
+    robustness = make_robustness(folder) if options.part == "test" else None
+    print(render(table, robustness=robustness), end="")
+
+
+def _methods(options: argparse.Namespace) -> None:
+    from torchmsaf.fusion import list_fusions
+
+    lines = [("method", "stage", "year", "modalities", "tasks", "paper")]
+    for method in list_fusions():
+        tasks = "classification, regression" if method.regression else "classification"
+        lines.append((method.name, method.stage, str(method.year), method.modalities, tasks, method.paper))
+    widths = [max(len(line[k]) for line in lines) + 2 for k in range(5)]
+    for *cells, paper in lines:
+        print("".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)) + paper)

@@ -1,0 +1,92 @@
+"""Many small tasks side by side on the cores there are."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import TypeVar
+
+from torchmsaf.errors import DataError, require
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def run_tasks(
+    work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int | None, done: Callable[[Result], None]
+) -> None:
+    """Work on every task, one thread a process.
+
+    Args:
+        work: a function of a module, which can be pickled with its tasks and results; what it raises ends all.
+        tasks: in the order in which they are begun.
+        jobs: processes, from 1; None = as many as there are cores to use. One works in this process.
+        done: called in this process with each result as it comes; what it raises ends all.
+
+    Raises:
+        DataError: ``jobs`` is less than 1, or a process was killed.
+    """
+    if jobs is not None and jobs < 1:
+        raise DataError(f"jobs is {jobs}; at least 1 is needed")
+    if jobs is None:
+        jobs = require("joblib", "compare").cpu_count()
+    workers = min(jobs, len(tasks))
+    if workers <= 1:
+        for task in tasks:
+            done(work(task))
+        return
+    joblib = require("joblib", "compare")
+    terminated = require("joblib.externals.loky.process_executor", "compare").TerminatedWorkerError
+    delayed = [joblib.delayed(_work_apart)(work, task, os.getpid()) for task in tasks]
+    # one thread a process: more are many times slower when processes share the cores
+    with joblib.parallel_config("loky", n_jobs=workers, inner_max_num_threads=1):
+        with _interrupts_ignored():
+            results = joblib.Parallel(return_as="generator_unordered", batch_size=1)(delayed)
+        try:
+            for result in results:
+                done(result)
+        except terminated as error:
+            raise DataError(
+                "a process was killed, most often because memory ran out: what is done is kept; "
+                "run it again with fewer jobs"
+            ) from error
+        finally:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # joblib warns of the tasks that this ends
+                results.close()
+
+
+def _work_apart(work: Callable[[Task], Result], task: Task, parent: int) -> Result:
+    """Work on a task in a process of its own, which ends with its parent."""
+    _watch(parent)
+    return work(task)
+
+
+@cache
+def _watch(parent: int) -> None:
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Processes started in here ignore Ctrl-C, which a terminal sends to all: this process hears it and ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,51 @@
+"""How the attention of MSAF falls on the modalities (Figs. 6 and 7 of the MSAF paper look at it)."""
+
+# B batch, M modalities, N_m blocks of modality m, C channels of a block
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchmsaf.msaf import MSAF
+from torchmsaf.tasks.network import FusedNetwork
+
+
+@torch.no_grad()
+def modality_attention(network: FusedNetwork, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The share of each modality in the attention of each MSAF in a network, in evaluation mode.
+
+    At one point the attention of all blocks of all modalities sums to one in each channel. A share is the sum over the
+    modality's blocks, averaged over channels and segments: the shares of a sample sum to one. A modality with more blocks
+    has a larger share if attention is even.
+
+    Args:
+        network: its mode is left as it is.
+        inputs: ``(B, *shape)`` of each modality.
+
+    Returns:
+        ``(B, M)`` for each MSAF, in the order of the points; empty for another method.
+    """
+    met: dict[nn.Module, tuple[Any, dict[str, Any]]] = {}
+
+    def remember(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        met[module] = (args, kwargs)
+
+    points = [point for point in network.points if isinstance(point, MSAF)]
+    handles = [point.register_forward_pre_hook(remember, with_kwargs=True) for point in points]
+    mode = network.training
+    try:
+        network.eval()(inputs)
+        shares = []
+        for point in points:
+            args, kwargs = met[point]
+            of_blocks = point.attention(*args, **kwargs)  # (B, q, N_m, C) each
+            shares.append(torch.stack([one.sum(2).mean((1, 2)) for one in of_blocks], dim=1))
+        return shares
+    finally:
+        network.train(mode)
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,135 @@
+"""The emotions of somebody's own clips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from torchmsaf.data.clips import normalize
+from torchmsaf.data.prepare.ravdess import Settings, prepare_clip
+from torchmsaf.errors import DataError
+from torchmsaf.tasks.attention import modality_attention
+from torchmsaf.tasks.model_file import ModelSpec, load_model
+from torchmsaf.tasks.network import FusedNetwork
+
+
+@dataclass(frozen=True)
+class ClipEmotion:
+    """What a model says of one clip.
+
+    Attributes:
+        clip: its file.
+        emotion: the likeliest.
+        probabilities: of each emotion; they sum to one.
+        alone: what each modality's own network says within the fused one, as probabilities; empty for early fusion.
+        attention: share of each modality at each point of MSAF; empty for other methods.
+        box: where the face is from: ``landmarks``, or ``detector``, which frames it otherwise than in training.
+        audio_seconds: of sound there were; zeros follow up to what the model hears.
+    """
+
+    clip: str
+    emotion: str
+    probabilities: dict[str, float]
+    alone: dict[str, dict[str, float]]
+    attention: list[dict[str, float]]
+    box: str
+    audio_seconds: float
+
+
+class EmotionModel:
+    """A trained network with all that is needed to feed it files.
+
+    Args:
+        network: of video and audio, or of one of them.
+        spec: how it is built, and how its inputs are prepared.
+
+    Raises:
+        DataError: the model is of another task, or says too little.
+    """
+
+    def __init__(self, network: FusedNetwork, spec: ModelSpec) -> None:
+        if spec.about.get("task") != "emotion":
+            raise DataError(f"the model's task is {spec.about.get('task')!r}; 'emotion' is needed")
+        parameters = spec.about["parameters"]
+        self.network, self.spec = network.eval(), spec
+        self.classes: tuple[str, ...] = tuple(spec.about["classes"])
+        self.settings = Settings(**{name: parameters[name] for name in _SETTINGS})
+        self.bgr = parameters.get("channel_order") == "bgr"
+
+    @classmethod
+    def load(cls, path: str | Path) -> EmotionModel:
+        """Read a model's file.
+
+        Raises:
+            DataError: it is no model of emotions that torchmsaf wrote.
+        """
+        network, spec = load_model(path)
+        try:
+            return cls(network, spec)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{path} does not say how its inputs are prepared: {error} is missing") from error
+
+    def predict(self, clip: str | Path, landmarks: str | Path | None = None) -> ClipEmotion:
+        """The emotion of one clip with pictures and sound.
+
+        Args:
+            clip: a video file.
+            landmarks: OpenFace's csv of it; None = the face is looked for (extra ``faces``).
+
+        Raises:
+            DataError: a file cannot be used; the message names it.
+        """
+        path = Path(clip)
+        if not path.is_file():
+            raise DataError(f"{path}: there is no such file")
+        arrays, facts = prepare_clip(path, path.name, None if landmarks is None else Path(landmarks), self.settings)
+        inputs = [self._input(name, torch.from_numpy(arrays[name])) for name in self.spec.networks]
+        with torch.no_grad():
+            fused = self.network(inputs)
+        names = tuple(self.spec.networks)
+        probabilities = self._named(fused.prediction)
+        return ClipEmotion(
+            clip=str(clip),
+            emotion=max(probabilities, key=probabilities.__getitem__),
+            probabilities=probabilities,
+            alone={name: self._named(part) for name, part in zip(names, fused.parts, strict=False)},
+            attention=[_shares(names, share) for share in modality_attention(self.network, inputs)],
+            box="detector" if landmarks is None else "landmarks",
+            audio_seconds=float(facts["audio_seconds"]),
+        )
+
+    def _input(self, name: str, x: Tensor) -> Tensor:
+        batch = normalize(x[None])
+        return batch.flip(1) if name == "video" and self.bgr else batch
+
+    def _named(self, logits: Tensor) -> dict[str, float]:
+        return dict(zip(self.classes, logits[0].softmax(0).tolist(), strict=True))
+
+
+_SETTINGS = ("frames", "size", "sampling", "pad_mode", "landmark_slack")
+
+
+def landmarks_of(clip: Path, given: Sequence[Path]) -> Path | None:
+    """The landmark file of a clip: the csv of its name among those given, in folders given, or beside it.
+
+    Raises:
+        DataError: what was given is not there.
+    """
+    for path in given:
+        if not path.exists():
+            raise DataError(f"{path}: there is no such file or folder of landmarks")
+        found = path / f"{clip.stem}.csv" if path.is_dir() else path
+        if found.stem == clip.stem and found.is_file():
+            return found
+    beside = clip.with_suffix(".csv")
+    return beside if beside.is_file() else None
+
+
+def _shares(names: Sequence[str], share: Tensor) -> dict[str, float]:
+    return dict(zip(names, share[0].tolist(), strict=True))

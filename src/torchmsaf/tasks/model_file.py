@@ -1,0 +1,175 @@
+"""A fused network and its weights in one file, which says by itself what network it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from torchmsaf.backbones.by_rank import network_for
+from torchmsaf.errors import DataError, FusionInputError, require
+from torchmsaf.tasks.network import FusedNetwork, module_name
+
+_KEY, _FORMAT = "torchmsaf", 1
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """How the network of one modality is built.
+
+    Attributes:
+        shape: of one sample.
+        path: class path; None = by the rank of the shape.
+        options: further arguments of the class.
+    """
+
+    shape: tuple[int, ...]
+    path: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """How a fused network is built, as plain data.
+
+    Attributes:
+        networks: by modality, in order.
+        method: name of the fusion method; None = one network alone.
+        outputs: K.
+        options: arguments of the method.
+        regression: predictions are values.
+        about: what else is to be known to use the model: classes, how its inputs are prepared.
+    """
+
+    networks: Mapping[str, NetworkSpec]
+    method: str | None
+    outputs: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    regression: bool = False
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self) -> FusedNetwork:
+        """The network, with random weights.
+
+        Raises:
+            FusionInputError: a network or a method that cannot be built.
+        """
+        networks = {
+            name: network_for(one.shape, self.outputs, class_path=one.path, options=one.options)
+            for name, one in self.networks.items()
+        }
+        return FusedNetwork(
+            networks, self.method, outputs=self.outputs, options=self.options, regression=self.regression
+        )
+
+    def metadata(self) -> dict[str, str]:
+        """What a file of weights has in its header."""
+        return {_KEY: json.dumps({"format": _FORMAT, **asdict(self)})}
+
+
+def model_bytes(state: Mapping[str, Tensor], spec: ModelSpec) -> bytes:
+    """The content of a file of weights."""
+    tensors = {name: value.detach().contiguous().clone() for name, value in state.items()}
+    content: bytes = require("safetensors.torch", "compare").save(tensors, metadata=spec.metadata())
+    return content
+
+
+def load_model(path: str | Path) -> tuple[FusedNetwork, ModelSpec]:
+    """A network from its file of weights, in evaluation mode.
+
+    The file is data: no code in it is run, and no module is imported that is not torchmsaf's.
+
+    Raises:
+        DataError: no such file, or not a model that torchmsaf wrote; it is broken; it needs a network that is not
+            torchmsaf's.
+    """
+    spec = read_spec(path)
+    load_file = require("safetensors.torch", "compare").load_file
+    for name, one in spec.networks.items():
+        if one.path is not None and not one.path.startswith("torchmsaf."):
+            raise DataError(
+                f"{path}: the network of {name!r} is {one.path}, which is not torchmsaf's; build the FusedNetwork yourself "
+                "and give it load_state_dict(safetensors.torch.load_file(…))"
+            )
+    try:
+        network = spec.build()
+        network.load_state_dict(load_file(path))
+    except (FusionInputError, RuntimeError, TypeError) as error:
+        raise DataError(f"{path}: its weights do not fit what it says of itself: {_in_one_line(error)}") from error
+    return network.eval(), spec
+
+
+def read_spec(path: str | Path) -> ModelSpec:
+    """What a file of weights says of itself.
+
+    Raises:
+        DataError: as in :func:`load_model`.
+    """
+    if not Path(path).is_file():
+        raise DataError(f"{path}: there is no such file")
+    safetensors = require("safetensors", "compare")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise DataError(f"{path} is no .safetensors file, or it is broken: {_in_one_line(error)}") from error
+    if _KEY not in metadata:
+        raise DataError(
+            f"{path} does not say what network it is of; models are what torchmsaf train, compare and convert write"
+        )
+    try:
+        content = json.loads(metadata[_KEY])
+        if content.pop("format") != _FORMAT:
+            raise DataError(f"{path} has a format that this version of torchmsaf does not know; use a newer one")
+        networks = content.pop("networks")
+        specs = {name: NetworkSpec(tuple(one["shape"]), one["path"], one["options"]) for name, one in networks.items()}
+        return ModelSpec(networks=specs, **content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: what it says of itself cannot be read: {_in_one_line(error)}") from error
+
+
+def load_pretrained(network: nn.Module, path: str | Path, modality: str) -> tuple[str, ...]:
+    """Put weights into a network before it is trained, but for a last layer of another number of classes.
+
+    Args:
+        network: is modified.
+        path: a model that has this modality, as ``torchmsaf train``, ``compare`` and ``convert`` write it.
+        modality: whose network.
+
+    Returns:
+        The names of the network's tensors that keep their random start: those of its last layer, or none.
+
+    Raises:
+        DataError: the file cannot be read, has no such modality, lacks tensors, or has them in other shapes.
+    """
+    spec = read_spec(path)
+    if modality not in spec.networks:
+        raise DataError(f"{path} has no network of {modality!r}; it has {', '.join(spec.networks)}")
+    prefix = f"networks.{module_name(modality)}."
+    whole: dict[str, Tensor] = require("safetensors.torch", "compare").load_file(path)
+    given = {name.removeprefix(prefix): value for name, value in whole.items() if name.startswith(prefix)}
+    own = network.state_dict()
+    last = {name for name in own if name.rpartition(".")[0] == _last_layer(network)}
+    wrong = [
+        f"{name} {tuple(given[name].shape) if name in given else 'is missing'}, {tuple(own[name].shape)} is needed"
+        for name in own
+        if name not in last and (name not in given or given[name].shape != own[name].shape)
+    ]
+    if wrong:
+        raise DataError(f"{path} does not fit {type(network).__name__} in {len(wrong)} tensors: {'; '.join(wrong[:5])}")
+    kept = tuple(name for name in last if name not in given or given[name].shape != own[name].shape)
+    network.load_state_dict({**own, **{name: given[name] for name in own if name not in kept}})
+    return kept
+
+
+def _last_layer(network: nn.Module) -> str:
+    names: list[str] = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)]
+    return names[-1]
+
+
+def _in_one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,76 @@
+"""Released weights as models of torchmsaf: files that training can begin with and ``torchmsaf predict`` can use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchmsaf.backbones.released import Converted
+from torchmsaf.data.clips import IMAGENET_MEAN, IMAGENET_STD
+from torchmsaf.data.prepare.ravdess import Settings
+from torchmsaf.data.ravdess import EMOTIONS
+from torchmsaf.tasks.emotion import NETWORKS
+from torchmsaf.tasks.model_file import ModelSpec, NetworkSpec
+
+_AUDIO = (13, 212)
+# of the methods' options, what the published fused network was trained with
+_MSAF = {"block_dropout": 0.2}
+
+
+def model_of(converted: Converted) -> tuple[dict[str, Tensor], ModelSpec]:
+    """The state dict and the description of a model with released weights.
+
+    Kinetics weights are for values of 0 to 255 less a mean. Their first layer is scaled to the normalized values that
+    networks of torchmsaf get, and its batch norm shifted: away from the border of the frames its outputs are the same.
+
+    Args:
+        converted: as :func:`torchmsaf.backbones.released.read_released` gives it.
+    """
+    about: dict[str, Any] = {"released": converted.kind, "notes": list(converted.notes)}
+    settings = converted.settings
+    networks = {name: dict(state) for name, state in converted.networks.items()}
+    if "value_range" in settings:
+        _take_normalized(networks["video"], settings["mean"], settings["std"])
+    else:
+        # the published code spreads the frames over the clip; it also cuts the face out of a frame that was squeezed to
+        # 224 x 224 before, which torchmsaf does not do
+        prepared = Settings(sampling="uniform", pad_mode="reflect").parameters()
+        about |= {
+            "task": "emotion",
+            "classes": list(EMOTIONS),
+            "parameters": {**prepared, "channel_order": settings.get("channel_order", "rgb")},
+        }
+    frames, size = settings.get("frames", 30), settings.get("size", 224)
+    options = {} if settings.get("stem_relu", True) else {"stem_relu": False}
+    specs = {
+        "video": NetworkSpec((3, frames, size, size), NETWORKS["video"], options),
+        "audio": NetworkSpec(_AUDIO, NETWORKS["audio"]),
+    }
+    state = {f"networks.{name}.{key}": value for name in networks for key, value in networks[name].items()}
+    state |= {f"points.{k}.{key}": value for k, point in enumerate(converted.points) for key, value in point.items()}
+    fused = bool(converted.points)
+    spec = ModelSpec(
+        networks={name: specs[name] for name in specs if name in networks},
+        method="msaf" if fused else None,
+        outputs=len(EMOTIONS),
+        options=_MSAF if fused else {},
+        about=about,
+    )
+    return state, spec
+
+
+def _take_normalized(state: dict[str, Tensor], mean: Sequence[float], std: Sequence[float]) -> None:
+    """Let the first layer of a video network take values as :func:`torchmsaf.data.clips.normalize` makes them.
+
+    Its own input is (255 v - mean) / std of values v in [0, 1]; what it gets is z = (v - m) / s. So its input is
+    255 s / std z + (255 m - mean) / std: a scale of its weights, and a constant, which its batch norm takes off.
+    """
+    m, s = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    theirs = torch.tensor(std)
+    weight = state["conv1.weight"]
+    constant = torch.einsum("oc...,c->o", weight, (255 * m - torch.tensor(mean)) / theirs)
+    state["conv1.weight"] = weight * (255 * s / theirs).view(1, -1, 1, 1, 1)
+    state["bn1.running_mean"] = state["bn1.running_mean"] - constant
