@@ -6,6 +6,8 @@ VENV   ?= .venv
 TORCH  ?=
 EXTRAS ?= dev
 BIN    := $(VENV)/bin
+# as many tests at once as there are cores, four at most: each is one thread
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 # uv reads UV_FIND_LINKS where pip reads PIP_FIND_LINKS: a folder of wheels, if one is configured and there
 WHEELS := $(firstword $(wildcard $(PIP_FIND_LINKS)))
 ifneq ($(WHEELS),)
@@ -21,15 +23,15 @@ demo: $(VENV)/.ok-$(EXTRAS)
 
 # all tests, those on other libraries' networks in an environment of their own
 test: $(VENV)/.ok-$(EXTRAS)
-	$(BIN)/python -m pytest --ignore=tests/networks
+	$(PYTEST) --ignore=tests/networks
 	$(MAKE) test-networks VENV=$(VENV)-networks EXTRAS=networks
 
 test-networks: $(VENV)/.ok-$(EXTRAS)
-	$(BIN)/python -m pytest tests/networks
+	$(PYTEST) tests/networks
 
 # what must work with torch, NumPy and greenlet alone: make test-core VENV=.venv-core EXTRAS=core-test
 test-core: $(VENV)/.ok-$(EXTRAS)
-	$(BIN)/python -m pytest $(wildcard tests/test_msaf*.py) tests/test_errors.py tests/ops tests/fusion tests/grafting tests/backbones tests/analysis/test_cost.py
+	$(PYTEST) $(wildcard tests/test_msaf*.py) tests/test_errors.py tests/ops tests/fusion tests/grafting tests/backbones tests/analysis/test_cost.py
 
 lint: $(VENV)/.ok-$(EXTRAS)
 	$(BIN)/ruff check .

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tests.experiments.made_up import METHODS, comparison, make, run, with_test_rows_of, without_time
 from torchmsaf.data import Fold, make_samples
 from torchmsaf.errors import DataError, FusionInputError, ProtocolError
-from torchmsaf.experiments import MethodChoice, ResultFolder, choose_methods, runner, side_by_side
+from torchmsaf.experiments import MethodChoice, ResultFolder, choose_methods, runner, unit
 from torchmsaf.tasks.training import Trained
 
 
@@ -202,7 +202,7 @@ def test_jobs(tmp_path: Path) -> None:
 
 def test_samples_travel_to_other_processes_unchanged() -> None:
     samples = make(absent=True)
-    back = side_by_side._as_samples(side_by_side._as_arrays(samples))
+    back = unit._as_samples(unit._as_arrays(samples))
     assert back.fingerprint == samples.fingerprint
     assert torch.equal(back.present, samples.present)
     assert list(back.features) == list(samples.features)

@@ -205,7 +205,9 @@ def test_gradients_reach_the_networks_that_are_there_alone(head: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "head", ["max", "", "Sum", 3, True, ["sum"], {"sum"}, lambda outputs: outputs, nn.Linear], ids=str
+    "head",
+    ["max", "", "Sum", 3, True, ["sum"], {"sum"}, lambda outputs: outputs, nn.Linear],
+    ids=lambda x: type(x).__name__,
 )
 def test_what_is_no_head_is_an_error_that_lists_the_heads(head: Any) -> None:
     """Of any type, hashable or not."""

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from torchmsaf.errors import FusionInputError
 
-
 Part = Callable[[Tensor], Tensor]
 
 

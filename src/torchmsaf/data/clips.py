@@ -62,9 +62,15 @@ class Clips(StoredFeatures):
 
 
 def normalize(x: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> Tensor:
-    """Bytes ``(b, C, *positions)`` to (value / 255 - mean) / std by channel, float32; floats as they are."""
+    """Bytes ``(b, C, *positions)`` to (value / 255 - mean) / std by channel, float32; floats as they are.
+
+    Raises:
+        DataError: bytes of other than C channels.
+    """
     if x.dtype != torch.uint8:
         return x
+    if x.shape[1] != len(mean):
+        raise DataError(f"bytes of {x.shape[1]} channels came, and there are means of {len(mean)}")
     shape = (1, -1, *(1 for _ in x.shape[2:]))
     scale = 1 / (255 * torch.tensor(std).view(shape))
     shift = torch.tensor(mean).view(shape) / torch.tensor(std).view(shape)

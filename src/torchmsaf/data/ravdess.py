@@ -19,6 +19,8 @@ INTENSITIES = ("normal", "strong")
 ACTORS = 24
 # of Zenodo
 VIDEO_RECORD, LANDMARK_RECORD = "1188976", "3255102"
+# how the comment of a made-up video begins
+MADE_UP = "made up by torchmsaf"
 # each field's largest number: modality, channel, emotion, intensity, statement, repetition, actor
 _MOST = {"modality": 3, "channel": 2, "emotion": 8, "intensity": 2, "statement": 2, "repetition": 2, "actor": ACTORS}
 _NAME = re.compile("-".join(f"(?P<{field}>[0-9]{{2}})" for field in _MOST))

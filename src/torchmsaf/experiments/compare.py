@@ -23,8 +23,7 @@ from torchmsaf.errors import DataError, FusionInputError, ProtocolError, Torchms
 from torchmsaf.experiments.methods import MethodChoice
 from torchmsaf.experiments.progress import progress
 from torchmsaf.experiments.results import ResultFolder, write_tables
-from torchmsaf.experiments.side_by_side import run_units
-from torchmsaf.experiments.unit import Setting, Unit
+from torchmsaf.experiments.unit import Setting, Unit, run_units
 from torchmsaf.tasks.augment import Augmentation
 from torchmsaf.tasks.model_file import load_pretrained
 from torchmsaf.tasks.network import FusedNetwork

@@ -56,7 +56,10 @@ def emotion_comparison(
             raise DataError(f"there is no fold {unknown[0]}: 0 to {len(split.folds) - 1} are there")
         if len(set(folds)) != len(folds) or not folds:
             raise DataError(f"folds are {', '.join(map(str, folds)) or 'none'}: one or more are needed, each once")
-        split = replace(split, folds=tuple(split.folds[number] for number in sorted(folds)))
+        chosen = sorted(folds)
+        if len(chosen) < len(split.folds):
+            described = f"{split.description}; of the folds only {', '.join(map(str, chosen))}"
+            split = replace(split, description=described, folds=tuple(split.folds[number] for number in chosen))
     video = {**PRESETS[preset].video, **({"checkpointing": True} if checkpointing else {})}
     made_up = "MADE-UP clips, " if any(entry.facts.get("made_up") for entry in prepared.entries) else ""
     size = "" if preset == "full" else f", preset {preset}"

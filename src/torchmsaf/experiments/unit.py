@@ -1,4 +1,4 @@
-"""One fold and seed of a comparison: what it needs, and running it."""
+"""Folds and seeds of a comparison: what one needs, and running them side by side."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from torchmsaf.data import Fold, Samples
+from torchmsaf.data.side_by_side import run_tasks
+from torchmsaf.data.stored import StoredFeatures
 from torchmsaf.experiments.methods import MethodChoice
 from torchmsaf.experiments.results import ResultFolder
 from torchmsaf.tasks.augment import Augmentation
@@ -65,6 +68,40 @@ class Unit:
     fold: Fold
     seed: int
     setting: Setting
+
+
+def run_units(units: Sequence[Unit], jobs: int | None) -> None:
+    """Run units side by side.
+
+    Args:
+        units: what to run.
+        jobs: processes; None = as many as there are cores to use. One runs in this process.
+
+    Raises:
+        ResultError: a training failed, or a process was killed.
+    """
+    if jobs == 1 or len(units) == 1:
+        for unit in units:
+            run_unit(unit)
+        return
+    tasks = [{**vars(unit), "samples": _as_arrays(unit.samples)} for unit in units]
+    run_tasks(_run_apart, tasks, jobs, advice="go on with --resume and fewer --jobs")
+
+
+def _run_apart(fields: dict[str, Any]) -> None:
+    run_unit(Unit(**{**fields, "samples": _as_samples(fields["samples"])}))
+
+
+def _as_arrays(samples: Samples) -> dict[str, Any]:
+    features = {name: x.numpy() if isinstance(x, Tensor) else x for name, x in samples.features.items()}
+    return {**vars(samples), "features": features, "target": samples.target.numpy(), "present": samples.present.numpy()}
+
+
+def _as_samples(arrays: dict[str, Any]) -> Samples:
+    given = arrays["features"].items()
+    features = {name: x if isinstance(x, StoredFeatures) else torch.from_numpy(x) for name, x in given}
+    target, present = torch.from_numpy(arrays["target"]), torch.from_numpy(arrays["present"])
+    return Samples(**{**arrays, "features": features, "target": target, "present": present})
 
 
 def run_unit(unit: Unit) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchmsaf.msaf import MSAF
+from torchmsaf.ops.modes import evaluating
 from torchmsaf.tasks.network import FusedNetwork
 
 
@@ -23,7 +24,7 @@ def modality_attention(network: FusedNetwork, inputs: Sequence[Tensor]) -> list[
     has a larger share if attention is even.
 
     Args:
-        network: its mode is left as it is.
+        network: its mode, and that of each of its layers, is left as it is.
         inputs: ``(B, *shape)`` of each modality.
 
     Returns:
@@ -36,9 +37,9 @@ def modality_attention(network: FusedNetwork, inputs: Sequence[Tensor]) -> list[
 
     points = [point for point in network.points if isinstance(point, MSAF)]
     handles = [point.register_forward_pre_hook(remember, with_kwargs=True) for point in points]
-    mode = network.training
     try:
-        network.eval()(inputs)
+        with evaluating(network):
+            network(inputs)
         shares = []
         for point in points:
             args, kwargs = met[point]
@@ -46,6 +47,5 @@ def modality_attention(network: FusedNetwork, inputs: Sequence[Tensor]) -> list[
             shares.append(torch.stack([one.sum(2).mean((1, 2)) for one in of_blocks], dim=1))
         return shares
     finally:
-        network.train(mode)
         for handle in handles:
             handle.remove()

@@ -59,7 +59,7 @@ class CropAndFlip:
             ratio = min(max(ratio, area), 1 / area)
             h = max(1, round(height * (area / ratio) ** 0.5))
             w = max(1, round(width * (area * ratio) ** 0.5))
-            top, left = round(down * (height - h)), round(along * (width - w))
+            top, left = int(down * (height - h + 1)), int(along * (width - w + 1))
             crop = clip[..., top : top + h, left : left + w]
             if flip < self.flip:
                 crop = crop.flip(-1)

@@ -13,6 +13,7 @@ from torchmsaf.data.clips import normalize
 from torchmsaf.data.prepare.ravdess import Settings, prepare_clip
 from torchmsaf.errors import DataError
 from torchmsaf.tasks.attention import modality_attention
+from torchmsaf.tasks.emotion import NETWORKS
 from torchmsaf.tasks.model_file import ModelSpec, load_model
 from torchmsaf.tasks.network import FusedNetwork
 
@@ -55,8 +56,12 @@ class EmotionModel:
         if spec.about.get("task") != "emotion":
             raise DataError(f"the model's task is {spec.about.get('task')!r}; 'emotion' is needed")
         parameters = spec.about["parameters"]
+        if unknown := [name for name in spec.networks if name not in NETWORKS]:
+            raise DataError(f"the model is of modality {unknown[0]!r}; {' and '.join(NETWORKS)} are those of emotions")
         self.network, self.spec = network.eval(), spec
         self.classes: tuple[str, ...] = tuple(spec.about["classes"])
+        if len(self.classes) != spec.outputs:
+            raise DataError(f"the model has {spec.outputs} outputs and names {len(self.classes)} classes")
         self.settings = Settings(**{name: parameters[name] for name in _SETTINGS})
         self.bgr = parameters.get("channel_order") == "bgr"
 
@@ -105,8 +110,8 @@ class EmotionModel:
         )
 
     def _input(self, name: str, x: Tensor) -> Tensor:
-        batch = normalize(x[None])
-        return batch.flip(1) if name == "video" and self.bgr else batch
+        # such networks had the mean of red taken off blue: the order changes first
+        return normalize(x[None].flip(1) if name == "video" and self.bgr else x[None])
 
     def _named(self, logits: Tensor) -> dict[str, float]:
         return dict(zip(self.classes, logits[0].softmax(0).tolist(), strict=True))

@@ -11,10 +11,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from torchmsaf.backbones.by_rank import network_for
-from torchmsaf.errors import DataError, FusionInputError, require
+from torchmsaf.errors import DataError, TorchmsafError, require
+from torchmsaf.ops.checks import is_integer
+from torchmsaf.tasks.emotion import NETWORKS
 from torchmsaf.tasks.network import FusedNetwork, module_name
 
 _KEY, _FORMAT = "torchmsaf", 1
+# what a file may have called; by a prefix it could reach every function of torchmsaf, with arguments of its choice
+_PLACES = ("torchmsaf.backbones", "torchmsaf.backbones.staged")
+_OWN = {*NETWORKS.values(), *(f"{place}.{name}" for place in _PLACES for name in ("VectorNet", "ConvNet"))}
+_LONGEST = 400  # characters of what torch says
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ def model_bytes(state: Mapping[str, Tensor], spec: ModelSpec) -> bytes:
 def load_model(path: str | Path) -> tuple[FusedNetwork, ModelSpec]:
     """A network from its file of weights, in evaluation mode.
 
-    The file is data: no code in it is run, and no module is imported that is not torchmsaf's.
+    The file is data: no code in it is run, and it can name no networks but torchmsaf's own.
 
     Raises:
         DataError: no such file, or not a model that torchmsaf wrote; it is broken; it needs a network that is not
@@ -90,15 +96,15 @@ def load_model(path: str | Path) -> tuple[FusedNetwork, ModelSpec]:
     spec = read_spec(path)
     load_file = require("safetensors.torch", "compare").load_file
     for name, one in spec.networks.items():
-        if one.path is not None and not one.path.startswith("torchmsaf."):
+        if one.path is not None and one.path not in _OWN:
             raise DataError(
-                f"{path}: the network of {name!r} is {one.path}, which is not torchmsaf's; build the FusedNetwork yourself "
-                "and give it load_state_dict(safetensors.torch.load_file(…))"
+                f"{path}: the network of {name!r} is {one.path}, which is none of torchmsaf's networks; build the "
+                "FusedNetwork yourself and give it load_state_dict(safetensors.torch.load_file(…))"
             )
     try:
         network = spec.build()
-        network.load_state_dict(load_file(path))
-    except (FusionInputError, RuntimeError, TypeError) as error:
+        network.load_state_dict(load_file(str(path)))
+    except (TorchmsafError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path}: its weights do not fit what it says of itself: {_in_one_line(error)}") from error
     return network.eval(), spec
 
@@ -113,7 +119,7 @@ def read_spec(path: str | Path) -> ModelSpec:
         raise DataError(f"{path}: there is no such file")
     safetensors = require("safetensors", "compare")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with safetensors.safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
         raise DataError(f"{path} is no .safetensors file, or it is broken: {_in_one_line(error)}") from error
@@ -127,9 +133,21 @@ def read_spec(path: str | Path) -> ModelSpec:
             raise DataError(f"{path} has a format that this version of torchmsaf does not know; use a newer one")
         networks = content.pop("networks")
         specs = {name: NetworkSpec(tuple(one["shape"]), one["path"], one["options"]) for name, one in networks.items()}
-        return ModelSpec(networks=specs, **content)
+        return _checked(ModelSpec(networks=specs, **content))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: what it says of itself cannot be read: {_in_one_line(error)}") from error
+
+
+def _checked(spec: ModelSpec) -> ModelSpec:
+    for name, one in spec.networks.items():
+        if not all(is_integer(size) for size in one.shape) or not isinstance(one.path, str | None):
+            raise ValueError(f"the network of {name!r} is {one.path!r} for {one.shape!r}")
+    if not is_integer(spec.outputs) or not isinstance(spec.method, str | None):
+        raise ValueError(f"method {spec.method!r} with {spec.outputs!r} outputs")
+    for some in (spec.options, spec.about, *(one.options for one in spec.networks.values())):
+        if not isinstance(some, dict):
+            raise ValueError(f"{some!r} in place of names and values")
+    return spec
 
 
 def load_pretrained(network: nn.Module, path: str | Path, modality: str) -> tuple[str, ...]:
@@ -144,32 +162,36 @@ def load_pretrained(network: nn.Module, path: str | Path, modality: str) -> tupl
         The names of the network's tensors that keep their random start: those of its last layer, or none.
 
     Raises:
-        DataError: the file cannot be read, has no such modality, lacks tensors, or has them in other shapes.
+        DataError: the file cannot be read, has no such modality, lacks tensors, has more, or has them in other shapes.
     """
     spec = read_spec(path)
     if modality not in spec.networks:
         raise DataError(f"{path} has no network of {modality!r}; it has {', '.join(spec.networks)}")
     prefix = f"networks.{module_name(modality)}."
-    whole: dict[str, Tensor] = require("safetensors.torch", "compare").load_file(path)
+    whole: dict[str, Tensor] = require("safetensors.torch", "compare").load_file(str(path))
     given = {name.removeprefix(prefix): value for name, value in whole.items() if name.startswith(prefix)}
     own = network.state_dict()
-    last = {name for name in own if name.rpartition(".")[0] == _last_layer(network)}
+    head = _last_layer(network)
+    last = [name for name in own if head is not None and name.rpartition(".")[0] == head]
     wrong = [
         f"{name} {tuple(given[name].shape) if name in given else 'is missing'}, {tuple(own[name].shape)} is needed"
         for name in own
         if name not in last and (name not in given or given[name].shape != own[name].shape)
     ]
+    wrong += [f"{name} has no place in it" for name in given if name not in own]
     if wrong:
         raise DataError(f"{path} does not fit {type(network).__name__} in {len(wrong)} tensors: {'; '.join(wrong[:5])}")
-    kept = tuple(name for name in last if name not in given or given[name].shape != own[name].shape)
+    fits = all(name in given and given[name].shape == own[name].shape for name in last)
+    kept = () if fits else tuple(last)
     network.load_state_dict({**own, **{name: given[name] for name in own if name not in kept}})
     return kept
 
 
-def _last_layer(network: nn.Module) -> str:
+def _last_layer(network: nn.Module) -> str | None:
     names: list[str] = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)]
-    return names[-1]
+    return names[-1] if names else None
 
 
 def _in_one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    said = " ".join(str(error).split())
+    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]} …"

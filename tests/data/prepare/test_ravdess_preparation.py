@@ -106,7 +106,7 @@ def test_a_clip_has_its_arrays_and_facts(raw: Path) -> None:
     assert prepared.entries[2].facts == {
         "actor": 2, "gender": "female", "emotion": "surprised", "label": 7, "intensity": "strong", "statement": 1,
         "repetition": 1, "source": f"Actor_02/{THIRD}.mp4", "frames": [11, 12, 13, 14], "total_frames": FRAMES,
-        "frame_rate": 8.0, "codec": "h264", "filled_boxes": 0, "audio_seconds": 2.45,
+        "frame_rate": 8.0, "codec": "h264", "filled_boxes": 0, "audio_seconds": 2.45, "made_up": False,
     }  # fmt: skip
     video, audio = prepared.read(0, "video"), prepared.read(0, "audio")
     assert (video.shape, video.dtype) == ((3, 4, 32, 32), torch.uint8)

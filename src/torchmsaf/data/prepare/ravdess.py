@@ -22,9 +22,9 @@ from torchmsaf.data.prepare.mfcc import PadMode, mfcc
 from torchmsaf.data.prepare.plan import VIDEO, Clip, plan_ravdess
 from torchmsaf.data.prepare.raw import RawFile, Refusal
 from torchmsaf.data.prepare.video import Video, read_video
-from torchmsaf.data.prepare.workers import run_tasks
 from torchmsaf.data.prepared_writer import PreparedWriter
-from torchmsaf.data.ravdess import EMOTIONS, INTENSITIES, RavdessName
+from torchmsaf.data.ravdess import EMOTIONS, INTENSITIES, MADE_UP, RavdessName
+from torchmsaf.data.side_by_side import run_tasks
 from torchmsaf.errors import DataError, MissingDependencyError, require
 
 SET_NAME = "ravdess"
@@ -113,7 +113,7 @@ def prepare_clip(
     Returns:
         ``{"video": (3, T, S, S) uint8 RGB, "audio": (13, 212) float32}`` and the facts: ``frames`` (the T frame
         numbers), ``total_frames``, ``frame_rate``, ``codec``, ``filled_boxes`` (frames with the box of another frame; None
-        without landmarks) and ``audio_seconds`` (of sound; zeros follow up to 2.45 s).
+        without landmarks), ``audio_seconds`` (of sound; zeros follow up to 2.45 s) and ``made_up`` (by torchmsaf).
 
     Raises:
         DataError: a file cannot be used, or the two do not fit together.
@@ -138,6 +138,7 @@ def prepare_clip(
         "codec": seen.codec,
         "filled_boxes": filled,
         "audio_seconds": min(len(piece), len(wave) - round(PIECE["offset"] * RATE)) / RATE,
+        "made_up": seen.comment.startswith(MADE_UP),
     }
     return arrays, facts
 

@@ -28,6 +28,7 @@ class Video:
         total: how many frames the clip has.
         rate: frames per second on average, 0 where the file does not say.
         codec: FFmpeg's name of the codec, e.g. ``h264``.
+        comment: what the file says of itself, or nothing.
     """
 
     frames: NDArray[np.uint8]
@@ -35,6 +36,7 @@ class Video:
     total: int
     rate: float
     codec: str
+    comment: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class _Track:
     total: int
     rate: float
     codec: str
+    comment: str
     times: list[int] | None
 
 
@@ -80,7 +83,7 @@ def read_video(
             raise DataError(f"{name}: {error}") from error
         _check(indices, track.total, name)
         frames = _decode(file, name, track, indices)
-    return Video(frames, indices, track.total, track.rate, track.codec)
+    return Video(frames, indices, track.total, track.rate, track.codec, track.comment)
 
 
 @contextmanager
@@ -103,7 +106,7 @@ def _opened(file: BinaryIO, name: str) -> Iterator[tuple[Any, Any]]:
     file.seek(0)
     try:
         container = av.open(file, options={"format_whitelist": CONTAINERS}, metadata_errors="ignore")
-    except av.error.FFmpegError as error:
+    except (av.error.FFmpegError, OSError) as error:
         raise DataError(f"{name} is not a video file, or is truncated: {error.strerror}; get the file again") from error
     with container:
         # a cover picture counts as video and is not
@@ -147,7 +150,8 @@ def _count(file: BinaryIO, name: str, codecs: Collection[str] | None) -> _Track:
         rate = float(stream.average_rate or 0)
         # AVI has no times of its own
         timed = container.format.name.startswith("mov") and None not in times
-    return _Track(len(times), rate, codec, sorted(times) if timed else None)
+        comment = container.metadata.get("comment", "")
+    return _Track(len(times), rate, codec, comment, sorted(times) if timed else None)
 
 
 def _check(indices: tuple[int, ...], total: int, name: str) -> None:

@@ -20,8 +20,8 @@ from itertools import islice
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
-from torchmsaf.data.prepare.workers import run_tasks
 from torchmsaf.data.ravdess import ACTORS, EMOTIONS, RavdessName
+from torchmsaf.data.side_by_side import run_tasks
 from torchmsaf.data.synth.recording import Clip, Recording
 from torchmsaf.errors import DataError, require
 

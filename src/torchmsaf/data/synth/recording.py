@@ -9,7 +9,7 @@ from io import BytesIO
 import numpy as np
 from numpy.typing import NDArray
 
-from torchmsaf.data.ravdess import RavdessName
+from torchmsaf.data.ravdess import MADE_UP, RavdessName
 from torchmsaf.data.synth import faces, voices
 from torchmsaf.data.synth.drawing import draw_frames
 from torchmsaf.data.synth.tracking import landmark_text
@@ -32,7 +32,7 @@ class Recording:
     def note(self) -> str:
         """What each file says about itself. A file that says otherwise is made anew."""
         return (
-            f"made up by torchmsaf, no recording of anybody: {self.width}x{self.height}, {self.frame_rate} Hz, "
+            f"{MADE_UP}, no recording of anybody: {self.width}x{self.height}, {self.frame_rate} Hz, "
             f"{self.seconds:g} s, seed {self.seed}"
         )
 

@@ -6,14 +6,14 @@ import os
 
 import pytest
 
-from torchmsaf.data.prepare.workers import run_tasks
-from torchmsaf.errors import DataError
+from torchmsaf.data.side_by_side import run_tasks
+from torchmsaf.errors import DataError, ResultError
 
 
 @pytest.mark.slow
 def test_a_killed_process_is_an_error() -> None:
     pytest.importorskip("joblib")
-    with pytest.raises(DataError, match=r"a process was killed.*what is done is kept; run it again with fewer jobs"):
+    with pytest.raises(ResultError, match=r"a process was killed.*what is done is kept; run it again with fewer jobs"):
         run_tasks(os._exit, [1, 1], 2, lambda _: None)
 
 

@@ -1,4 +1,4 @@
-"""Many small tasks side by side on the cores there are."""
+"""Tasks side by side on the cores there are."""
 
 from __future__ import annotations
 
@@ -12,25 +12,32 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TypeVar
 
-from torchmsaf.errors import DataError, require
+from torchmsaf.errors import DataError, ResultError, require
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
 def run_tasks(
-    work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int | None, done: Callable[[Result], None]
+    work: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    jobs: int | None,
+    done: Callable[[Result], None] = lambda _: None,
+    *,
+    advice: str = "run it again with fewer jobs",
 ) -> None:
-    """Work on every task, one thread a process.
+    """Work on every task, one thread a process. Large arrays in tasks are written once, and every process maps them.
 
     Args:
         work: a function of a module, which can be pickled with its tasks and results; what it raises ends all.
         tasks: in the order in which they are begun.
         jobs: processes, from 1; None = as many as there are cores to use. One works in this process.
         done: called in this process with each result as it comes; what it raises ends all.
+        advice: what to do when a process was killed.
 
     Raises:
-        DataError: ``jobs`` is less than 1, or a process was killed.
+        DataError: ``jobs`` is less than 1.
+        ResultError: a process was killed.
     """
     if jobs is not None and jobs < 1:
         raise DataError(f"jobs is {jobs}; at least 1 is needed")
@@ -45,16 +52,15 @@ def run_tasks(
     terminated = require("joblib.externals.loky.process_executor", "compare").TerminatedWorkerError
     delayed = [joblib.delayed(_work_apart)(work, task, os.getpid()) for task in tasks]
     # one thread a process: more are many times slower when processes share the cores
-    with joblib.parallel_config("loky", n_jobs=workers, inner_max_num_threads=1):
+    with joblib.parallel_config("loky", n_jobs=workers, inner_max_num_threads=1, mmap_mode="c"):
         with _interrupts_ignored():
             results = joblib.Parallel(return_as="generator_unordered", batch_size=1)(delayed)
         try:
             for result in results:
                 done(result)
         except terminated as error:
-            raise DataError(
-                "a process was killed, most often because memory ran out: what is done is kept; "
-                "run it again with fewer jobs"
+            raise ResultError(
+                f"a process was killed, most often because memory ran out: what is done is kept; {advice}"
             ) from error
         finally:
             with warnings.catch_warnings():
