@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 import benchmarks
-from benchmarks import cases, grafts, reading, report
+from benchmarks import cases, emotion, grafts, reading, report, waiting
 from benchmarks.shapes import SHAPES, Shape, growth_pairs
 from benchmarks.timing import Rounds, run_rounds
 from torchmsaf.analysis.cost import measure, peak_memory, saved_bytes
 
-PARTS = ("counts", "times", "overheads", "growth", "grafts", "reading")
+PARTS = ("counts", "times", "overheads", "growth", "grafts", "reading", "emotion", "waiting")
 # the least passes over the maps: read to pool, read to scale, write; the backward reads gy twice and x, and writes gx
 PASSES = {False: 3, True: 7}
 
@@ -40,6 +40,8 @@ def main() -> None:
         "growth": ("Growth, time of the larger setting over the smaller one's", _growth),
         "grafts": ("Grafted models, beside the same networks and fusions interleaved by hand", _grafts),
         "reading": ("Reading clips: prepared ones beside 30 JPEGs a clip; time of the JPEGs over ours", _reading),
+        "emotion": ("A training step of the emotion network, by option", _emotion),
+        "waiting": ("Training of the emotion network: how long it waits for batches", _waiting),
     }
     tables: dict[str, list[dict[str, Any]]] = {}
     for part in options.parts:
@@ -164,6 +166,31 @@ def _reading(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             yield {"threads": threads, **row}
 
 
+def _emotion(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    def timed(threads: int, most: int) -> emotion.Run:
+        torch.set_num_threads(threads)
+        return lambda calls: run_rounds(
+            calls,
+            rounds=min(options.rounds, most),
+            seconds=0,
+            threads=threads,
+            wait=options.wait,
+            device=options.device,
+            tries=1,
+        )
+
+    before = torch.get_num_threads()
+    settings = options.emotion or ("full2", "full4", "small16")
+    labels = options.options or list(emotion.OPTIONS)
+    yield from emotion.step_rows(settings, labels, timed, options.threads, options.device)
+    torch.set_num_threads(before)
+
+
+def _waiting(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    settings = options.emotion or ("full2", "small16")
+    yield from waiting.rows(settings, options.options or waiting.LABELS, _threads(options))
+
+
 def _run(calls: Mapping[str, Callable[[], object]], options: argparse.Namespace, threads: int) -> Rounds:
     return run_rounds(
         calls,
@@ -222,6 +249,20 @@ def _options() -> argparse.Namespace:
         metavar="NAME",
         help=f"which networks are grafted, of {', '.join(grafts.PAIRS)}",
     )
+    parser.add_argument(
+        "--emotion",
+        nargs="+",
+        choices=list(emotion.SETTINGS),
+        metavar="NAME",
+        help=f"preset and batch of the emotion network, of {', '.join(emotion.SETTINGS)}",
+    )
+    parser.add_argument(
+        "--options",
+        nargs="+",
+        choices=list(emotion.OPTIONS),
+        metavar="NAME",
+        help=f"how its steps are taken, of {', '.join(map(repr, emotion.OPTIONS))}",
+    )
     parser.add_argument("--clips", type=int, default=64, metavar="N", help="clips that are read (default: 64)")
     parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, min(2, os.cpu_count() or 1)}), metavar="N")
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="quiet rounds wanted a row (default: 9)")
@@ -241,6 +282,7 @@ def _options() -> argparse.Namespace:
     if options.quick:
         options.shapes, options.grafts = options.shapes[:1], options.grafts[:1]
         options.rounds, options.seconds, options.clips = 2, 0.02, min(options.clips, 8)
+        options.emotion, options.options = ["small2"], ["float32", "bf16 channels_last"]
     if options.cuda_graph and options.device != "cuda":
         parser.error("--cuda-graph needs --device cuda")
     return options

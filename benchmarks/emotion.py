@@ -1,4 +1,4 @@
-"""One training step of the emotion network by option, and how long its training waits for data.
+"""One training step of the emotion network, by option.
 
 The network is what ``torchmsaf train emotion --method msaf`` trains: the video and the audio network with MSAF after both
 stages, block dropout 0.2. A step is forward, loss, backward and Adam. Memory is measured in a process of its own for each
@@ -12,31 +12,26 @@ and their outputs follow; ``float stem`` keeps ``conv1`` and ``bn1`` of the vide
 
 from __future__ import annotations
 
-import itertools
 import multiprocessing
 import resource
+import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.timing import ForeignLoad, Rounds
-from torchmsaf.data.clips import emotion_samples
-from torchmsaf.data.prepared_writer import PreparedWriter
+from benchmarks.timing import Rounds
 from torchmsaf.data.ravdess import EMOTIONS
-from torchmsaf.tasks.batches import Batch, Batches, Part, Shuffled, part_of, training_batches
-from torchmsaf.tasks.emotion import AUGMENT, PRESETS, audio_network, video_network
+from torchmsaf.tasks.emotion import PRESETS, audio_network, video_network
 from torchmsaf.tasks.network import FusedNetwork
 
 AUDIO = (13, 212)
@@ -74,20 +69,22 @@ class Setting:
         preset: of :data:`torchmsaf.tasks.emotion.PRESETS`.
         batch: B.
         steps: of an epoch that is looked at for waiting.
+        epochs: of each way of getting batches, there.
         most_rounds: of times; a step of the full network takes long.
     """
 
     preset: str
     batch: int
     steps: int
+    epochs: int
     most_rounds: int
 
 
 SETTINGS = {
-    "full2": Setting("full", 2, 4, 3),
-    "full4": Setting("full", 4, 2, 3),
-    "small16": Setting("small", 16, 12, 9),
-    "small2": Setting("small", 2, 3, 9),
+    "full2": Setting("full", 2, 4, 1, 3),
+    "full4": Setting("full", 4, 2, 1, 3),
+    "small16": Setting("small", 16, 12, 5, 9),
+    "small2": Setting("small", 2, 3, 2, 9),
 }
 
 
@@ -117,6 +114,9 @@ class Step:
         setting: the preset and the batch.
         option: how.
         device: ``"cpu"`` or ``"cuda"``.
+
+    Attributes:
+        cpu: seconds of processors, of all threads, that each call took.
     """
 
     def __init__(self, setting: Setting, option: Option, device: str = "cpu") -> None:
@@ -137,6 +137,7 @@ class Step:
         if option.float_stem:
             _keep_stem(video, option)
         self.optimizer = torch.optim.Adam(self.network.parameters(), fused=True)
+        self.cpu: list[float] = []
         self.batch = (
             [torch.randn(setting.batch, *sizes).to(device) for sizes in (shape, AUDIO)],
             torch.arange(setting.batch).remainder(len(EMOTIONS)).to(device),
@@ -144,7 +145,9 @@ class Step:
 
     def __call__(self) -> None:
         """A step on the same random batch every time."""
+        start = time.process_time()
         self.on(*self.batch)
+        self.cpu.append(time.process_time() - start)
 
     def on(self, inputs: Sequence[Tensor], target: Tensor) -> None:
         """A step on a batch."""
@@ -163,24 +166,34 @@ class Step:
 
 
 def step_rows(
-    names: Sequence[str], timed: Callable[[int, int], Run], threads: Sequence[int], device: str
+    names: Sequence[str],
+    labels: Sequence[str],
+    timed: Callable[[int, int], Run],
+    threads: Sequence[int],
+    device: str,
 ) -> Iterator[dict[str, Any]]:
     """Memory and time of a step.
 
     Args:
         names: of settings.
+        labels: of options.
         timed: from the number of threads and the most rounds to what times candidates side by side.
         threads: numbers of threads; memory is measured with the last.
         device: ``"cpu"`` or ``"cuda"``.
     """
     for name in names:
         setting = SETTINGS[name]
-        memory = {label: _in_own_process(setting, option, threads[-1], device) for label, option in OPTIONS.items()}
+        memory = {label: _in_own_process(setting, OPTIONS[label], threads[-1], device) for label in labels}
         for number in threads:
-            steps = {label: Step(setting, option, device) for label, option in OPTIONS.items() if memory[label]}
+            steps = {label: Step(setting, OPTIONS[label], device) for label in labels if memory[label]}
             rounds = timed(number, setting.most_rounds)(steps)
-            for label in OPTIONS:
-                row = {"preset": setting.preset, "batch": setting.batch, "threads": number, "option": label}
+            for label in labels:
+                row: dict[str, Any] = {
+                    "preset": setting.preset,
+                    "batch": setting.batch,
+                    "threads": number,
+                    "option": label,
+                }
                 if label not in steps:
                     yield row | {"step GiB": "did not fit"}
                     continue
@@ -189,6 +202,7 @@ def step_rows(
                     **(memory[label] or {}),
                     "ms": rounds.milliseconds(label),
                     "fastest ms": rounds.least(label),
+                    "cpu ms": 1e3 * statistics.median(steps[label].cpu),
                     "over float32's": asdict(rounds.ratio(label, "float32")) if "float32" in steps else None,
                     "quiet": f"{rounds.quiet}/{len(rounds.used)} of {rounds.total}",
                     "others": rounds.foreign,
@@ -229,7 +243,7 @@ def _forget_peak() -> None:
 
 
 def _peak() -> int:
-    """Bytes of the largest resident set so far. Linux's ``ru_maxrss`` begins with that of the process that started this one."""
+    """Bytes of the largest resident set so far. Linux's ``ru_maxrss`` begins with that of whoever started the process."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -238,11 +252,12 @@ def _peak() -> int:
 
 
 def _to_channels_last(network: nn.Module) -> None:
-    """Weights of every rank in the form of that rank; ``nn.Module.to`` refuses a network that has both."""
-    forms = {4: torch.channels_last, 5: torch.channels_last_3d}
-    for parameter in network.parameters():
-        if parameter.dim() in forms:
-            parameter.data = parameter.data.contiguous(memory_format=forms[parameter.dim()])
+    """The weights of convolutions, each in the form of its rank: parameters of fusions may be of rank 4 too."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)
+        elif isinstance(module, nn.Conv3d):
+            module.to(memory_format=torch.channels_last_3d)
 
 
 def _keep_stem(video: Any, option: Option) -> None:
@@ -250,78 +265,3 @@ def _keep_stem(video: Any, option: Option) -> None:
     form = torch.channels_last_3d if option.channels_last else torch.contiguous_format
     video.conv1 = Float32(video.conv1)
     video.bn1 = Float32(video.bn1, {"dtype": torch.bfloat16, "memory_format": form})
-
-
-def waiting_rows(names: Sequence[str], labels: Sequence[str], threads: Iterable[int]) -> Iterator[dict[str, Any]]:
-    """How long an epoch waits for its batches: read ahead, as training does; in turn; and made before.
-
-    Args:
-        names: of settings.
-        labels: of options.
-        threads: numbers of threads that torch is set to when a row is asked for.
-    """
-    for number in threads:
-        for name, label in itertools.product(names, labels):
-            setting = SETTINGS[name]
-            with tempfile.TemporaryDirectory(prefix="torchmsaf-waiting-") as folder:
-                part = _write(Path(folder), setting)
-                step = Step(setting, OPTIONS[label])
-                step()
-                in_turn = Batches(replace(part, generator=torch.Generator()), Shuffled(len(part), setting.batch, 0))
-                ways = {
-                    "read ahead": lambda part=part, setting=setting: training_batches(part, setting.batch, 0),
-                    "in turn": lambda in_turn=in_turn: in_turn,
-                    "made before": lambda in_turn=in_turn: list(in_turn),
-                }
-                for way, batches in ways.items():
-                    yield {
-                        "preset": setting.preset,
-                        "batch": setting.batch,
-                        "threads": number,
-                        "option": label,
-                        "batches": way,
-                        **_epoch(batches(), step),
-                    }
-
-
-def _epoch(batches: Iterable[Batch], step: Step) -> dict[str, Any]:
-    load, waits, works = ForeignLoad(), [], []
-    load.start()
-    going = iter(batches)
-    while True:
-        start = time.perf_counter()
-        batch = next(going, None)
-        if batch is None:
-            break
-        waits.append(time.perf_counter() - start)
-        start = time.perf_counter()
-        step.on(batch[0], batch[1])
-        works.append(time.perf_counter() - start)
-    total = sum(waits) + sum(works)
-    return {
-        "steps": len(works),
-        "epoch s": total,
-        "first wait ms": 1e3 * waits[0],
-        "other waits ms": 1e3 * sum(waits[1:]) / max(1, len(waits) - 1),
-        "step ms": 1e3 * sum(works) / len(works),
-        "waiting %": 100 * sum(waits) / total,
-        "but for the first %": 100 * sum(waits[1:]) / (total - waits[0]),
-        "others": load.cores(),
-    }
-
-
-def _write(folder: Path, setting: Setting) -> Part:
-    """Clips of noise, as many as an epoch takes, with the augmentation of training."""
-    preset, random = PRESETS[setting.preset], np.random.default_rng(0)
-    writer = PreparedWriter(
-        folder, "ravdess", {"sampling": "consecutive", "frames": preset.frames, "size": preset.size}
-    )
-    for number in range(setting.batch * setting.steps):
-        video = random.integers(0, 256, (3, preset.frames, preset.size, preset.size), dtype=np.uint8)
-        audio = random.standard_normal(AUDIO, dtype=np.float32)
-        facts = {"label": number % len(EMOTIONS), "actor": 1 + number % 24}
-        writer.write(f"{number:04}", {"video": video, "audio": audio}, facts)
-    samples = emotion_samples(writer.finish())
-    features = [samples.features[name] for name in ("video", "audio")]
-    part = part_of(features, samples.target, samples.present, torch.arange(len(samples.target)))
-    return replace(part, augment=(AUGMENT["video"], None))

@@ -106,16 +106,18 @@ def run_rounds(
     threads: int,
     wait: float = 0.0,
     device: str = "cpu",
+    tries: int = 3,
 ) -> Rounds:
     """Time candidates side by side.
 
     Args:
         candidates: name -> one call.
-        rounds: quiet rounds wanted; up to three times as many are tried.
-        seconds: least length of a round, shared by its candidates.
+        rounds: quiet rounds wanted.
+        seconds: least length of a round, shared by its candidates; 0 = each is called once a round, and not before.
         threads: threads that torch uses, which says how many cores others may use before a round is noisy.
         wait: seconds that may be spent, in all, waiting for others to be quiet before a round starts.
         device: ``"cpu"`` or ``"cuda"``.
+        tries: up to so many times as many rounds are tried.
     """
     loops = {name: _calibrate(call, seconds / len(candidates), device) for name, call in candidates.items()}
     allowed = max(0.25, (os.cpu_count() or 1) - threads - 0.1)
@@ -123,7 +125,7 @@ def run_rounds(
     done: list[Round] = []
     quiet: list[Round] = []
     load = ForeignLoad()
-    while len(quiet) < rounds and len(done) < 3 * rounds:
+    while len(quiet) < rounds and len(done) < tries * rounds:
         wait -= _await_quiet(allowed, wait)
         turn = len(done) % len(names)
         load.start()
@@ -148,6 +150,8 @@ def _await_quiet(allowed: float, wait: float) -> float:
 
 
 def _calibrate(call: Callable[[], object], seconds: float, device: str) -> int:
+    if seconds == 0:
+        return 1
     call()
     call()
     loops = 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -175,3 +177,26 @@ def test_the_points_of_the_paper_can_be_tapped() -> None:
     model = graft({"audio": network}, points).eval()
     assert torch.equal(model({"audio": x}), expected)
     assert shapes == [(2, 32, 208), (2, 64, 26)]
+
+
+@torch.no_grad()
+def test_the_stages_the_feature_and_the_head_are_the_network() -> None:
+    network, x = MFCCNet(5, coefficients=7, steps=40).eval(), torch.randn(2, 7, 43)
+    assert network.channels == (32, 64)
+    maps, shapes = x, []
+    for stage in network.stages:
+        maps = stage(maps)
+        shapes.append(tuple(maps.shape))
+    assert shapes == [(2, 32, 39), (2, 64, 4)]
+    assert torch.equal(network.head(network.feature(maps)), network(x))
+    with pytest.raises(FusionInputError, match=r"expected coefficients \(B, 7, T\), got \(2, 13, 43\)"):
+        network.stages[0](torch.randn(2, 13, 43))
+
+
+@torch.no_grad()
+def test_a_copys_stages_are_its_own() -> None:
+    network, x = MFCCNet(5).eval(), torch.randn(2, 13, 212)
+    expected, other = network(x), copy.deepcopy(network)
+    for parameter in network.parameters():
+        parameter.zero_()
+    assert torch.equal(other.head(other.feature(other.stages[1](other.stages[0](x)))), expected)

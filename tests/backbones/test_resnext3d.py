@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -188,3 +191,128 @@ def test_what_is_not_a_clip(shape: tuple[int, ...]) -> None:
 def test_outputs_is_a_positive_integer() -> None:
     with pytest.raises(FusionInputError, match="outputs"):
         ResNeXt3D(0)
+
+
+# narrow networks of the same make, and its parts
+
+SMALL: dict[str, Any] = {"blocks": (1, 2, 1, 1), "width": 8, "cardinality": 4}
+
+
+def small(**options: Any) -> ResNeXt3D:
+    torch.manual_seed(0)
+    network = ResNeXt3D(5, **{**SMALL, **options})
+    randomize(network)
+    return network
+
+
+def clips() -> Tensor:
+    return torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def test_the_stages_the_feature_and_the_head_are_the_network() -> None:
+    network, x = small().eval(), clips()
+    assert network.channels == (8 * 16, 8 * 32)
+    assert network.width == 8 * 32
+    maps = x
+    for stage, count in zip(network.stages, network.channels, strict=True):
+        maps = stage(maps)
+        assert maps.shape[1] == count
+    assert torch.equal(network.head(network.feature(maps)), network(x))
+    assert torch.equal(network.feature(maps), network.features(x))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda network: pickle.loads(pickle.dumps(network))])
+def test_a_copys_stages_are_its_own(again: Callable[[ResNeXt3D], ResNeXt3D]) -> None:
+    network, x = small().eval(), clips()
+    expected, other = network(x), again(network)
+    for parameter in network.parameters():
+        parameter.zero_()
+    maps = x
+    for stage in other.stages:
+        maps = stage(maps)
+    assert torch.equal(other.head(other.feature(maps)), expected)
+    assert list(other.state_dict()) == list(network.state_dict())
+
+
+def test_blocks_width_and_cardinality_are_those_of_the_layers() -> None:
+    network = small(blocks=[1, 3, 2, 1], width=6, cardinality=3)
+    layers = [network.layer1, network.layer2, network.layer3, network.layer4]
+    assert [len(layer) for layer in layers] == [1, 3, 2, 1]
+    assert [layer[0].conv2.groups for layer in layers] == [3] * 4
+    shapes = shapes_of(network.eval(), torch.randn(2, 3, 30, 32, 32), PUBLISHED_SHAPES)
+    assert [shapes[name][0] for name in PUBLISHED_SHAPES] == [6, 6, 6, 24, 48, 96, 192, 192, 5]
+    with torch.device("meta"):
+        deep = ResNeXt3D(400, blocks=(3, 4, 23, 3))
+    assert len(deep.state_dict()) == 626  # ResNeXt-101
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"blocks": (3, 4, 6)}, r"blocks is one number for each of four layers, got \(3, 4, 6\)"),
+        ({"blocks": (3, 4, 0, 3)}, "blocks"),
+        ({"blocks": (3, 4, 6, 2.5)}, "blocks"),
+        ({"width": 0}, "width"),
+        ({"cardinality": 0}, "cardinality"),
+        ({"width": 8, "cardinality": 3}, "cardinality divides twice the width, 16, got 3"),
+        ({"stem_relu": 1}, "stem_relu"),
+        ({"checkpointing": "yes"}, "checkpointing"),
+    ],
+)
+def test_arguments_out_of_range(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(FusionInputError, match=message):
+        ResNeXt3D(5, **options)
+
+
+@torch.no_grad()
+def test_without_the_stems_relu_the_pooling_sees_what_is_negative() -> None:
+    """Row B1 of docs/fidelity.md: the option for the authors' fused checkpoints; the state dict is the same."""
+    networks = [small(stem_relu=value).eval() for value in (True, False)]
+    for network in networks:
+        network.bn1.bias -= 3  # else the maxima that the pooling takes are positive
+    x = clips()
+    assert list(networks[0].state_dict()) == list(networks[1].state_dict())
+    stem = networks[1].maxpool(networks[1].bn1(networks[1].conv1(x)))
+    maps = networks[1].layer3(networks[1].layer2(networks[1].layer1(stem)))
+    assert (stem < 0).any()
+    assert torch.equal(networks[1].to_layer3(x), maps)
+    assert not torch.allclose(networks[0](x), networks[1](x), rtol=1e-3)
+    for network in networks:
+        network.bn1.bias += 30  # nothing is negative: nothing is lost
+    assert torch.equal(networks[0](x), networks[1](x))
+
+
+def test_checkpointing_gives_the_same_outputs_and_gradients_and_computes_twice() -> None:
+    outputs, gradients, runs = [], [], []
+    for checkpointing in (False, True):
+        network, count = small(checkpointing=checkpointing).train(), []
+        network.layer2[1].conv2.register_forward_hook(lambda *_, count=count: count.append(1))
+        x = clips().requires_grad_()
+        outputs.append(network(x))
+        F.cross_entropy(outputs[-1], torch.tensor([0, 3])).backward()
+        gradients.append([x.grad, *(parameter.grad for parameter in network.parameters())])
+        runs.append(len(count))
+        network.eval()(clips())
+        with torch.no_grad():
+            network.train()(clips())
+        assert len(count) == runs[-1] + 2  # nothing to compute again there
+    assert runs == [1, 2]
+    assert torch.equal(*outputs)
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_in_bfloat16_on_a_cpu_few_frames_are_convolved_in_float32() -> None:
+    """Gradients of bfloat16 kernels that are longer than the clip are made up by torch 2.15."""
+    network, seen = small().train(), {}
+    for name in ("conv1", "layer1.0.conv2", "layer1.0.conv3", "layer4.0.conv2"):
+        network.get_submodule(name).register_forward_hook(lambda *args, name=name: seen.update({name: args[2].dtype}))
+    for frames, stem in ((4, torch.float32), (8, torch.bfloat16)):
+        with torch.autocast("cpu", torch.bfloat16):
+            network(torch.randn(2, 3, frames, 32, 32)).float().sum().backward()
+        assert seen["conv1"] == stem
+        assert seen["layer1.0.conv2"] == (torch.float32 if frames == 4 else torch.bfloat16)
+        assert seen["layer1.0.conv3"] == torch.bfloat16
+        assert seen["layer4.0.conv2"] == torch.float32
+        assert all(parameter.grad.isfinite().all() for parameter in network.parameters())

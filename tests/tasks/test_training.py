@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from torchmsaf.backbones import VectorNet
+from torchmsaf.backbones import ConvNet, VectorNet
 from torchmsaf.errors import DataError
 from torchmsaf.tasks import batches, training
 from torchmsaf.tasks.batches import Part, training_batches
@@ -146,6 +146,8 @@ def test_parts() -> None:
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"learning_rate": float("inf")}, "learning_rate is inf"),
         ({"weight_decay": -1.0}, "weight_decay is -1.0; a number of 0 or more"),
+        ({"precision": "fp16"}, "precision is 'fp16'; 'bf16' or nothing is needed"),
+        ({"memory_format": "nhwc"}, "memory_format is 'nhwc'; 'channels_last' or nothing is needed"),
     ],
 )
 def test_a_recipe_out_of_range(setting: dict[str, Any], message: str) -> None:
@@ -187,3 +189,62 @@ def test_what_the_fusion_adds_can_learn_at_a_rate_of_its_own() -> None:
     assert [group["lr"] for group in same] == [1e-3, 1e-3]
     alone = training.FusionTask(network("multiplication"), OBJECTIVE, Recipe()).configure_optimizers()
     assert len(alone.param_groups) == 1
+
+
+def trained_on_clips(**recipe: Any) -> tuple[FusedNetwork, training.Trained, list[tuple[torch.dtype, bool]]]:
+    """A network of clips, and what its second stage's maps were in training: their type, and whether channels come last."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.arange(24) % 3
+    clips = torch.randn(24, 3, 8, 8, 8, generator=generator) + target[:, None, None, None, None]
+    samples = Part((clips, part(24).features[0]), target, torch.ones(24, 2, dtype=torch.bool))
+    torch.manual_seed(0)
+    net = FusedNetwork({"video": ConvNet((3, 8, 8, 8), 3), "b": VectorNet((4,), 3)}, "msaf", outputs=3)
+    seen = []
+
+    def look(module: torch.nn.Module, _: Any, y: torch.Tensor) -> None:
+        if module.training:
+            seen.append((y.dtype, y.is_contiguous(memory_format=torch.channels_last_3d) and not y.is_contiguous()))
+
+    handle = net.networks["video"].stages[1][0].register_forward_hook(look)
+    settings = Recipe(**{"epochs": 4, "batch_size": 8, "learning_rate": 1e-2, **recipe})
+    done = training.train(net, samples, samples, OBJECTIVE, settings, order_seed=1)
+    handle.remove()
+    return net, done, seen
+
+
+@pytest.mark.parametrize(
+    ("recipe", "as_seen", "close"),
+    [
+        ({"precision": "bf16"}, (torch.bfloat16, False), 0.1),
+        ({"memory_format": "channels_last"}, (torch.float32, True), 1e-3),
+        ({"precision": "bf16", "memory_format": "channels_last"}, (torch.bfloat16, True), 0.1),
+    ],
+)
+def test_precision_and_memory_format_are_those_asked_for_and_change_little(
+    recipe: dict[str, Any], as_seen: tuple[torch.dtype, bool], close: float
+) -> None:
+    _, plain, seen = trained_on_clips()
+    assert set(seen) == {(torch.float32, False)}
+    net, done, seen = trained_on_clips(**recipe)
+    assert set(seen) == {as_seen}
+    assert {p.dtype for p in net.parameters()} == {torch.float32}
+    assert done.validation["loss"] == pytest.approx(plain.validation["loss"], abs=close)
+    assert done.validation["loss"] < 0.9  # of log 3 = 1.1 before training
+    assert not done.diverged
+
+
+def test_by_accuracy_the_first_of_the_best_epochs_is_kept_whatever_its_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = iter([(1.0, 0.3), (3.0, 0.7), (0.5, 0.6), (0.4, 0.7)])
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def measure(net: FusedNetwork, _: Part, __: Objective) -> dict[str, float]:
+        seen.append({key: value.clone() for key, value in net.state_dict().items()})
+        return dict(zip(("loss", "accuracy"), next(said), strict=True))
+
+    monkeypatch.setattr(training, "evaluate", measure)
+    net, objective = network(), Objective("classification", 3, chosen_by="accuracy")
+    recipe = Recipe(epochs=3, batch_size=8, learning_rate=1e-2)
+    trained = training.train(net, part(), part(seed=1), objective, recipe, order_seed=1)
+    assert (trained.best_epoch, trained.epochs) == (1, 3)
+    assert trained.validation == {"loss": 3.0, "accuracy": 0.7}
+    assert all(torch.equal(value, seen[1][key]) for key, value in net.state_dict().items())

@@ -21,6 +21,21 @@ from torchmsaf.ops.checks import check_boolean, check_integer
 _EXPANSION = 2
 
 
+class ClipConv3d(nn.Conv3d):
+    """A convolution that is in float32 where bfloat16 is broken on CPUs.
+
+    With fewer frames than its kernel has, torch 2.15 (oneDNN) makes gradients of bfloat16 weights out of memory that
+    nobody wrote, or writes where it must not. The last layer has two frames of 30, and a kernel of 3.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As :class:`torch.nn.Conv3d`."""
+        if torch.is_autocast_enabled("cpu") and x.device.type == "cpu" and x.shape[2] < self.kernel_size[0]:
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(x.float())
+        return super().forward(x)
+
+
 class ResNeXtBlock(nn.Module):
     """1 x 1 x 1, grouped 3 x 3 x 3 and 1 x 1 x 1 convolutions, each with batch norm, added to a shortcut.
 
@@ -38,7 +53,7 @@ class ResNeXtBlock(nn.Module):
         self.conv1 = nn.Conv3d(in_channels, inside, 1, bias=False)
         self.bn1 = nn.BatchNorm3d(inside)
         self.relu1 = nn.ReLU()
-        self.conv2 = nn.Conv3d(inside, inside, 3, stride=stride, padding=1, groups=groups, bias=False)
+        self.conv2 = ClipConv3d(inside, inside, 3, stride=stride, padding=1, groups=groups, bias=False)
         self.bn2 = nn.BatchNorm3d(inside)
         self.relu2 = nn.ReLU()
         self.conv3 = nn.Conv3d(inside, out, 1, bias=False)
@@ -149,7 +164,7 @@ class ResNeXt3D(StagedNetwork):
             raise FusionInputError(f"cardinality divides twice the width, {2 * width}, got {cardinality}")
         self.stem_relu = check_boolean("stem_relu", stem_relu)
         check_boolean("checkpointing", checkpointing)
-        self.conv1 = nn.Conv3d(3, width, 7, stride=(1, 2, 2), padding=3, bias=False)
+        self.conv1 = ClipConv3d(3, width, 7, stride=(1, 2, 2), padding=3, bias=False)
         self.bn1 = nn.BatchNorm3d(width)
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool3d(3, stride=2, padding=1)

@@ -113,8 +113,10 @@ def _compare(settings: dict[str, Any], name: str, samples: Samples, title: str, 
 
     split = {"folds": settings["folds"], "validation": settings["validation"], "seed": settings["split_seed"]}
     protocol = settings.get("protocol")
+    if protocol and (given := [key for key in ("folds", "validation", "split_seed") if key in settings["given"]]):
+        raise DataError(f"--protocol says how to split, and so does --{given[0].replace('_', '-')}: give one of them")
     comparison = Comparison(
-        title=title,
+        title=f"{title}, protocol {protocol}" if protocol else title,
         samples=samples,
         protocol=ravdess_protocol(samples, _RAVDESS[protocol]) if protocol else make_protocol(samples, **split),
         methods=choose_methods(settings["methods"], regression=samples.regression, modalities=len(samples.modalities)),

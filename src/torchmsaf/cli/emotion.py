@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -68,8 +69,6 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
 
 def _add_comparison(parser: argparse.ArgumentParser) -> None:
     add_rows(parser, "emotion")
-    parser.add_argument("--folds", help="numbers of the folds to run (default: all six)", type=int, nargs="+",
-                        default=argparse.SUPPRESS, metavar="FOLD")  # fmt: skip
     add_training(parser, "emotion")
 
 
@@ -94,9 +93,19 @@ def _read(options: argparse.Namespace, *, one: bool) -> dict[str, Any]:
     if settings["data"] is None:
         raise DataError("--data FOLDER is needed: what torchmsaf prepare ravdess wrote")
     prepared = Prepared.open(settings["data"])
+    if damaged := prepared.verify():
+        raise DataError(
+            f"{prepared.path}: {len(damaged)} clips are damaged, {', '.join(damaged[:5])}: delete their files in clips/ and "
+            "run the preparation again"
+        )
     preset = settings["preset"] or preset_of(prepared.parameters)
     name = "emotion" if preset == "full" else f"emotion-{preset}"
-    return {**read_settings(known, options, name), "prepared": prepared, "preset": preset}
+    settings = {**read_settings(known, options, name), "prepared": prepared, "preset": preset}
+    if settings["protocol"] == "published" and "patience" not in settings["given"]:
+        settings["patience"] = settings["epochs"]  # the published code runs them all
+    if settings["threads"] is None:
+        settings["threads"] = max(1, (os.cpu_count() or 1) // (settings["jobs"] or os.cpu_count() or 1))
+    return settings
 
 
 def _comparison(settings: dict[str, Any], methods: Sequence[str], folds: Sequence[int] | None,
@@ -121,15 +130,17 @@ def _comparison(settings: dict[str, Any], methods: Sequence[str], folds: Sequenc
 def _compare(options: argparse.Namespace) -> None:
     settings = _read(options, one=False)
     comparison = _comparison(settings, settings["methods"], settings["folds"], range(settings["seeds"]))
-    run(comparison, settings, _folder("emotion", settings))
+    run(comparison, settings, "emotion")
 
 
 def _train(options: argparse.Namespace) -> None:
     settings = _read(options, one=True)
     method = settings["method"] or "msaf:block_dropout=0.2"
     fold, seed = settings["fold"] or 0, settings["seed"] or 0
+    if seed < 0:
+        raise DataError(f"seed is {seed}; 0 or more is needed")
     comparison = _comparison(settings, [method], [fold], [seed])
-    folder = run(comparison, settings, f"{_folder('emotion', settings)}-{comparison.methods[0].name}-fold-{fold}")
+    folder = run(comparison, settings, f"emotion-{comparison.methods[0].name}-fold-{fold}")
     from torchmsaf.experiments import ResultFolder
 
     key = comparison.methods[0].key
@@ -138,27 +149,25 @@ def _train(options: argparse.Namespace) -> None:
     print(f"Model: {folder / 'model.safetensors'}", file=sys.stderr)
 
 
-def _folder(name: str, settings: dict[str, Any]) -> str:
-    return f"{name}-published" if settings["protocol"] == "published" else name
-
-
 def _predict(options: argparse.Namespace) -> None:
-    from torchmsaf.tasks.emotion_prediction import EmotionModel, landmarks_of
+    from torchmsaf.tasks.emotion_prediction import EmotionModel, match_landmarks
 
     model = EmotionModel.load(options.model)
+    landmarks = match_landmarks(options.clips, options.landmarks)
     done: list[ClipEmotion] = []
     failed: list[str] = []
-    for clip in options.clips:
+    for clip, points in zip(options.clips, landmarks, strict=True):
         try:
-            done.append(model.predict(clip, landmarks_of(clip, options.landmarks)))
+            done.append(model.predict(clip, points))
         except TorchmsafError as error:
             failed.append(str(error))
     if options.format == "json":
         print(json.dumps([vars(one) for one in done], indent=1))
     else:
-        print("\n".join(_lines(done)))
+        print("".join(f"{line}\n" for line in _lines(done)), end="")
     if failed:
-        raise DataError("; ".join([f"{len(failed)} of {len(options.clips)} clips could not be read", *failed]))
+        lines = "".join(f"\n  {line}" for line in failed)
+        raise DataError(f"{len(failed)} of {len(options.clips)} clips could not be read:{lines}")
 
 
 def _lines(predictions: Sequence[ClipEmotion]) -> list[str]:
@@ -168,7 +177,8 @@ def _lines(predictions: Sequence[ClipEmotion]) -> list[str]:
     first = predictions[0]
     rows = [["clip", "emotion", *first.probabilities]]
     rows[0] += [f"{name} alone" for name in first.alone]
-    rows[0] += [f"attention {k + 1}: {name}" for k, point in enumerate(first.attention) for name in point]
+    for k, point in enumerate(first.even_attention):
+        rows[0] += [f"attention {k + 1}: {name} (even: {100 * even:.1f})" for name, even in point.items()]
     for one in predictions:
         row = [one.clip, one.emotion, *(f"{100 * p:.1f}" for p in one.probabilities.values())]
         row += [max(part, key=part.__getitem__) for part in one.alone.values()]
@@ -177,6 +187,8 @@ def _lines(predictions: Sequence[ClipEmotion]) -> list[str]:
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     notes = []
+    if first.made_up_model:
+        notes.append("The model was trained on MADE-UP clips: what it says means nothing.")
     if any(one.box == "detector" for one in predictions):
         notes.append("Faces were found by a detector, which frames them otherwise than the landmarks of training.")
     if short := [one.clip for one in predictions if one.audio_seconds < 1]:

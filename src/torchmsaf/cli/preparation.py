@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from torchmsaf.errors import DataError
@@ -90,6 +89,7 @@ def add_convert(convert: argparse.ArgumentParser) -> None:
     add("--out", type=Path, help="(default: FILE with .safetensors)")
     kinds = ("kinetics", "ravdess-video", "ravdess-audio", "ravdess-fused")
     add("--kind", choices=kinds, help="(default: recognized by its keys)")
+    add("--all", action="store_true", help="list every tensor that is not used, not five")
     convert.set_defaults(run=_convert, interrupted="nothing was written")
 
 
@@ -113,11 +113,15 @@ def _prepare(options: argparse.Namespace) -> None:
         )
     aside = ", ".join(f"{count} {kind}" for kind, count in report.set_aside.items() if count)
     earlier = f"; {report.earlier} more whose raw files are gone" if report.earlier else ""
-    print(f"{report.prepared} clips prepared, {report.already} there already{earlier}: {report.path}")
+    print(f"{_count(report.prepared, 'clip')} prepared, {report.already} there already{earlier}: {report.path}")
     if aside:
         print(f"Left alone: {aside}.")
+    if report.doubtful:
+        print(f"{len(report.doubtful)} clips to look at:")
+        for line in report.doubtful:
+            print(f"  {line}")
     if report.refused:
-        print(f"{len(report.refused)} files cannot be used (also in index.json):")
+        print(f"{_count(len(report.refused), 'file')} cannot be used (also in index.json):")
         for refusal in report.refused:
             print(f"  {refusal}")
 
@@ -138,7 +142,7 @@ def _synth(options: argparse.Namespace) -> None:
             jobs=options.jobs,
             told=told,
         )
-    print(f"{count} made-up clips: {options.out}. Scores on them say nothing about emotions.")
+    print(f"{_count(count, 'made-up clip')}: {options.out}. Scores on them say nothing about emotions.")
 
 
 def _download(options: argparse.Namespace) -> None:
@@ -146,12 +150,12 @@ def _download(options: argparse.Namespace) -> None:
     from torchmsaf.data.ravdess import ACTORS, LANDMARK_RECORD, VIDEO_RECORD
     from torchmsaf.experiments.progress import told_progress
 
-    patterns: list[tuple[str, str | None]] = [(VIDEO_RECORD, None), (LANDMARK_RECORD, None)]
+    videos: list[str] | None = None
     if options.actors is not None:
         if wrong := [actor for actor in options.actors if not 1 <= actor <= ACTORS]:
             raise DataError(f"there is no actor {wrong[0]}: 1 to {ACTORS} are there")
-        names = [f"Video_Speech_Actor_{actor:02}.zip" for actor in sorted(set(options.actors))]
-        patterns = [*((VIDEO_RECORD, name) for name in names), (LANDMARK_RECORD, None)]
+        videos = [f"Video_Speech_Actor_{actor:02}.zip" for actor in sorted(set(options.actors))]
+    patterns = [(VIDEO_RECORD, videos), (LANDMARK_RECORD, None)]
     listed = [list_files(record, pattern=pattern, mirror=options.mirror) for record, pattern in patterns]
     total = sum(file.size for files in listed for file in files)
     here: dict[str, int] = {}
@@ -174,8 +178,12 @@ def _convert(options: argparse.Namespace) -> None:
     from torchmsaf.tasks.model_file import model_bytes
     from torchmsaf.tasks.released_models import model_of
 
-    converted = read_released(options.file, options.kind)
     out = options.out or options.file.with_suffix(".safetensors")
+    if options.file.suffix == ".safetensors":
+        raise DataError(
+            f"{options.file} is a .safetensors file already; what others released is .pth, .pt or .checkpoint"
+        )
+    converted = read_released(options.file, options.kind)
     if out.exists():
         raise DataError(f"{out} is there already: choose another --out, or delete it")
     try:
@@ -185,11 +193,21 @@ def _convert(options: argparse.Namespace) -> None:
     print(f"{options.file}: {converted.kind}, {converted.matched} tensors: {out}")
     for note in converted.notes:
         print(f"  {note}")
+    if converted.points:
+        print("  torchmsaf predict builds and feeds it so.")
+    elif "channel_order" in converted.settings:
+        print("  Its first layer was changed to take normalized RGB frames, as training gives them.")
     for title, names in (
         ("not used", converted.unmatched_file),
         ("not in the file, and random when it is used", converted.unmatched_network),
     ):
         if names:
-            print(f"{len(names)} {title}:", file=sys.stderr)
-            for name in names:
-                print(f"  {name}", file=sys.stderr)
+            print(f"{len(names)} {title}:")
+            for name in names if options.all else names[:5]:
+                print(f"  {name}")
+            if len(names) > 5 and not options.all:
+                print("  … (--all lists them)")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

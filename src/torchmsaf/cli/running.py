@@ -20,7 +20,10 @@ def recipe_of(settings: Mapping[str, Any]) -> Recipe:
     """The recipe that options say."""
     from torchmsaf.tasks.recipe import Recipe
 
-    return Recipe(**{one.name: settings[one.name] for one in dataclasses.fields(Recipe)})
+    chosen: dict[str, Any] = {one.name: settings[one.name] for one in dataclasses.fields(Recipe)}
+    for name in ("precision", "memory_format"):
+        chosen[name] = None if chosen[name] == "no" else chosen[name]
+    return Recipe(**chosen)
 
 
 def by_modality(texts: Sequence[str] | None, option: str, needed: str) -> dict[str, str]:
@@ -46,13 +49,15 @@ def run(comparison: Comparison, settings: Mapping[str, Any], name: str) -> Path:
 
     if settings["resume"] and settings["out"] is None:
         raise DataError("--resume needs --out FOLDER: what to go on with")
+    if comparison.protocol.chosen_on_test:
+        name = f"{name}-published"
     out = Path(settings["out"] or _free_folder(name))
     table = compare(
         comparison,
         out,
         resume=settings["resume"],
         jobs=settings["jobs"],
-        threads=settings["threads"] or 1,
+        threads=1 if settings["threads"] is None else settings["threads"],
         accelerator=settings["accelerator"],
     )
     print(render_text(table, robustness=make_robustness(ResultFolder(out))), end="")

@@ -14,30 +14,36 @@ from torchmsaf.errors import DataError, require
 def add_training(parser: argparse.ArgumentParser, name: str) -> None:
     """What every training has. An option that is not given is not in the result; defaults are in ``configs/``."""
     add = _Adder(parser.add_argument_group("training"), name)
+    told = "test with noise on one modality after the other, in standard deviations of its training samples; none: no noise"
+    add("--noise", told, type=float, nargs="*", metavar="LEVEL")
     add("--config", "YAML with any of these options by name; the command line wins", type=Path)
-    add("--out", f"result folder (default: runs/{name}, or the first free runs/{name}-2, …)", type=Path)
+    folder = f"runs/{name}…" if name == "emotion" else f"runs/{name}"
+    add("--out", "result folder", otherwise=f"{folder}, or the first free {folder}-2, …", type=Path)
     add("--resume", "go on with what was interrupted in --out", action="store_true")
     add("--epochs", "budget of each training", type=int)
-    add("--patience", "epochs without a better validation loss before it stops", type=int)
+    add("--patience", "epochs without a better one on validation before it stops", type=int)
     add("--batch-size", "samples a batch", type=int)
     add("--learning-rate", "of Adam", type=float)
-    add("--fusion-learning-rate", "of what the fusion adds (default: the same)", type=float)
+    add("--fusion-learning-rate", "of what the fusion adds", otherwise="the same", type=float)
     add("--weight-decay", "of Adam", type=float)
-    add("--precision", "bf16: train in bfloat16 where that is safe (default: float32)", choices=("bf16",))
-    add("--memory-format", "channels_last: faster for 3D networks on some machines", choices=("channels_last",))
-    add("--jobs", "processes (default: the cores there are)", type=int)
-    add("--threads", "threads a process (default: 1)", type=int)
+    told = "bf16: train in bfloat16 where that is safe; no: in float32"
+    add("--precision", told, otherwise="no", choices=("bf16", "no"))
+    told = "channels_last: faster for 3D networks on some machines"
+    add("--memory-format", told, otherwise="no", choices=("channels_last", "no"))
+    add("--jobs", "processes", otherwise="the cores there are", type=int)
+    share = "the cores there are, shared by the jobs" if name == "emotion" else "1"
+    add("--threads", "threads a process", otherwise=share, type=int)
     add("--accelerator", "cpu, gpu or auto", choices=("cpu", "gpu", "auto"))
 
 
 def add_rows(parser: argparse.ArgumentParser, name: str) -> None:
     """What every comparison has beside that: methods and seeds."""
     add = _Adder(parser.add_argument_group("comparison"), name)
-    every = "all is every one that fits the data" + ("" if "methods" in shipped(name) else " (default: all)")
-    add("--methods", f"name or name:option=value,…; {every}", nargs="+", metavar="METHOD")
+    told = "name or name:option=value,…; all is every one that fits the data"
+    add("--methods", told, otherwise="all", nargs="+", metavar="METHOD")
     add("--seeds", "number of runs a fold", type=int)
-    told = "test with noise on one modality after the other, in standard deviations of its training samples"
-    add("--noise", told, type=float, nargs="+", metavar="LEVEL")
+    if name == "emotion":
+        add("--folds", "numbers of the folds to run", otherwise="all six", type=int, nargs="+", metavar="FOLD")
 
 
 def add_split(parser: argparse.ArgumentParser, name: str) -> None:
@@ -52,12 +58,21 @@ class _Adder:
     """Adds options that say their shipped default, and leave no trace when they are not given."""
 
     def __init__(self, group: argparse._ArgumentGroup, name: str) -> None:
-        self.group, self.shipped = group, shipped(name)
+        self.group, self.shipped = group, [shipped(name)]
+        self.name = name
+        if name == "emotion":  # whose presets have defaults of their own
+            self.shipped.append(shipped("emotion-small"))
 
-    def __call__(self, option: str, text: str, **settings: Any) -> None:
-        default = self.shipped.get(option.removeprefix("--").replace("-", "_"))
-        said = " ".join(map(str, default)) if isinstance(default, list) else default
-        text = text if default is None else f"{text} (default: {said})"
+    def __call__(self, option: str, text: str, *, otherwise: str | None = None, **settings: Any) -> None:
+        """Add an option; ``otherwise`` is what happens where nothing is shipped."""
+        found = [defaults.get(option.removeprefix("--").replace("-", "_")) for defaults in self.shipped]
+        said = [
+            " ".join(map(str, one)) if isinstance(one, list) else otherwise if one is None else one for one in found
+        ]
+        if len({str(one) for one in said}) > 1:
+            text = f"{text} (default: {said[0]}; preset small: {said[1]})"
+        elif said[0] is not None:
+            text = f"{text} (default: {said[0]})"
         self.group.add_argument(option, help=text, default=argparse.SUPPRESS, **settings)
 
 
@@ -75,6 +90,8 @@ def shipped(name: str) -> dict[str, Any]:
 def read_settings(parser: ConfigParser, options: argparse.Namespace, name: str) -> dict[str, Any]:
     """All options: from the command line, else from ``--config``, else as shipped under a name, else None.
 
+    Under ``given`` are the names of those that the user gave.
+
     Args:
         parser: has all options of the command that a file may have.
         options: from the command line.
@@ -84,7 +101,8 @@ def read_settings(parser: ConfigParser, options: argparse.Namespace, name: str) 
     nothing = {action.dest: None for action in parser._actions}
     config = getattr(options, "config", None)
     given = {} if config is None else parser.read(config)
-    return {**nothing, "resume": False, **shipped(name), **given, **vars(options)}
+    chosen = {**given, **vars(options)}
+    return {**nothing, "resume": False, **shipped(name), **chosen, "given": frozenset(chosen)}
 
 
 class ConfigParser(argparse.ArgumentParser):

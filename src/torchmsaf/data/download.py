@@ -36,6 +36,7 @@ KNOWN_MD5 = {
     ("3255102", "FacialTracking_Actors_01-24.zip"): "5753bbc64a9a790f8a8d3e03cba526ee",
 }
 
+Pattern = str | list[str] | None
 Told = Callable[[str, int, int], None]
 
 _TRIES = 3
@@ -84,14 +85,14 @@ class Downloaded:
 
 
 def download(
-    record: str, out: str | Path, *, pattern: str | None = None, mirror: str | None = None, told: Told | None = None
+    record: str, out: str | Path, *, pattern: Pattern = None, mirror: str | None = None, told: Told | None = None
 ) -> Downloaded:
     """Download the files of a record.
 
     Args:
         record: the number of the record, e.g. ``"1188976"``.
         out: a folder; it is made.
-        pattern: which files, as in a shell; None = that of ``PATTERNS``, and every ``*.zip`` of another record.
+        pattern: which files, as in a shell, or a list of such; None = that of ``PATTERNS``, or ``*.zip``.
         mirror: a base URL in place of ``ZENODO`` that answers as it does.
         told: called with a file's name, the bytes of it that are there and its size; often.
 
@@ -116,18 +117,19 @@ def download(
     return Downloaded(folder, tuple(file.name for file in missing), already)
 
 
-def list_files(record: str, *, pattern: str | None = None, mirror: str | None = None) -> tuple[RecordFile, ...]:
+def list_files(record: str, *, pattern: Pattern = None, mirror: str | None = None) -> tuple[RecordFile, ...]:
     """The files of a record that a pattern chooses, by name; arguments and errors as of :func:`download`."""
     if not re.fullmatch("[0-9]{1,12}", record):
         raise DataError(f"a record of Zenodo is a number, such as 1188976, got {record!r}")
     base = ZENODO if mirror is None else mirror.rstrip("/")
     if not _is_web(base):
         raise DataError(f"a mirror is the start of a web address, such as https://example.org, got {mirror!r}")
-    pattern = PATTERNS.get(record, "*.zip") if pattern is None else pattern
+    pattern = pattern or PATTERNS.get(record, "*.zip")
+    patterns = [pattern] if isinstance(pattern, str) else pattern
     url = f"{base}/api/records/{record}"
     entries = _entries(url, _tried(url, lambda: _read_record(url)))
     names = sorted(str(entry.get("key")) for entry in entries)
-    chosen = [entry for entry in entries if fnmatch.fnmatchcase(str(entry.get("key")), pattern)]
+    chosen = [entry for entry in entries if any(fnmatch.fnmatchcase(str(entry.get("key")), one) for one in patterns)]
     if not chosen:
         shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
         raise DataError(f"{url} has no file {pattern!r}; its {len(names)} files are {shown or 'none'}")
@@ -138,9 +140,8 @@ def list_files(record: str, *, pattern: str | None = None, mirror: str | None = 
     for file in files:
         known = KNOWN_MD5.get((record, file.name))
         if mirror is not None and known not in (None, file.md5):
-            raise DataError(
-                f"{mirror} is refused: it says md5 {file.md5} for {file.name}, which has {known} at {ZENODO}"
-            )
+            said = f"it says md5 {file.md5} for {file.name}, which has {known} at {ZENODO}"
+            raise DataError(f"{mirror} is refused: {said}")
     return tuple(files)
 
 

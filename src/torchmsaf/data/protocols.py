@@ -26,7 +26,9 @@ _ACTOR = re.compile(r"(?:(?:.*[^a-z])?actor[_ -]?)?0*([0-9]+)", re.IGNORECASE)
 _CITATION = "folds: Su, Hu, Li and Cao, arXiv 2012.07175"
 
 
-def ravdess_protocol(samples: Samples, name: ProtocolName = "leak-free") -> Protocol:
+def ravdess_protocol(
+    samples: Samples, name: ProtocolName = "leak-free", *, folds: Sequence[int] | None = None
+) -> Protocol:
     """Six folds of four consecutive actors, two men and two women, each fold checked by :func:`check_fold`.
 
     ``leak-free``: the four actors after the test actors validate (actors 1 to 4 in the last fold), the other sixteen train.
@@ -40,10 +42,11 @@ def ravdess_protocol(samples: Samples, name: ProtocolName = "leak-free") -> Prot
     Args:
         samples: groups are the actors: ``1``, ``01`` or ``Actor_01``, up to 24.
         name: one of ``PROTOCOLS``.
+        folds: numbers of those that are needed, 0 to 5; None = all. Actors of the others may be missing.
 
     Raises:
-        ProtocolError: there is no such protocol; the samples have no groups, or one that is no actor; all actors of a test
-            or validation part are missing; a fold that :func:`check_fold` refuses.
+        ProtocolError: there is no such protocol or fold; the samples have no groups, or one that is no actor; all
+            actors of a test or validation part are missing; a fold that :func:`check_fold` refuses.
     """
     if name not in PROTOCOLS:
         raise ProtocolError(f"there is no RAVDESS protocol {name!r}: choose {' or '.join(PROTOCOLS)}")
@@ -51,10 +54,17 @@ def ravdess_protocol(samples: Samples, name: ProtocolName = "leak-free") -> Prot
         raise ProtocolError(f"{samples.name}: a RAVDESS protocol needs the actor of each sample as its group")
     actors = np.array([_actor(samples.name, group) for group in samples.groups])
     published = name == "published"
-    folds = tuple(_fold(index, actors, published) for index in range(_FOLDS))
-    for fold in folds:
+    numbers = list(range(_FOLDS)) if folds is None else sorted(folds)
+    if unknown := [number for number in numbers if not 0 <= number < _FOLDS]:
+        raise ProtocolError(f"there is no fold {unknown[0]}: 0 to {_FOLDS - 1} are there")
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise ProtocolError(f"folds are {', '.join(map(str, numbers)) or 'none'}: one or more are needed, each once")
+    chosen = tuple(_fold(index, actors, published) for index in numbers)
+    for fold in chosen:
         check_fold(fold, samples, chosen_on_test=published)
     description = f"{_FOLDS} folds of {_IN_A_FOLD} consecutive actors"
+    if len(numbers) < _FOLDS:
+        description = f"Fold{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))} of {description}"
     if published:
         description = (
             "PUBLISHED PROTOCOL: the best epoch of each fold is chosen on its test actors, so scores are optimistic; "
@@ -64,7 +74,7 @@ def ravdess_protocol(samples: Samples, name: ProtocolName = "leak-free") -> Prot
         description += f"; validation: the {_IN_A_FOLD} actors after them"
     if missing := _missing(range(1, ACTORS + 1), actors):
         description += f"; {_list(missing)} missing from the samples"
-    return Protocol(f"ravdess-{name}", description, _CITATION, folds, chosen_on_test=published)
+    return Protocol(f"ravdess-{name}", description, _CITATION, chosen, chosen_on_test=published)
 
 
 def _actor(name: str, group: str) -> int:
@@ -80,7 +90,10 @@ def _fold(index: int, actors: np.ndarray, published: bool) -> Fold:
     for part, chosen in (("test", tested), ("validation", held)):
         missing = _missing(chosen, actors)
         if len(missing) == len(chosen):
-            raise ProtocolError(f"fold {index}: the {part} part is empty, as {_list(missing)} missing from the samples")
+            raise ProtocolError(
+                f"fold {index}: the {part} part is empty, as {_list(missing)} missing from the samples; folds whose actors "
+                "are there can be run alone"
+            )
     train = ~np.isin(actors, [*tested, *held])
     return Fold(index, *(np.flatnonzero(rows) for rows in (train, np.isin(actors, held), np.isin(actors, tested))))
 

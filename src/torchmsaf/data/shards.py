@@ -86,7 +86,8 @@ def write_shard(
     metadata = {_ABOUT: json.dumps(about, sort_keys=True, allow_nan=False)}
     beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PART}")
     try:
-        safetensors.save_file(whole, str(beside), metadata=metadata)
+        # not save_file, whose files others on a shared disk cannot read
+        beside.write_bytes(safetensors.save(whole, metadata=metadata))
         if path.exists() and not _says(path, metadata[_ABOUT]):
             before_change()
         beside.replace(path)

@@ -79,6 +79,13 @@ class Standardizer:
             for column, (name, x) in enumerate(features.items())
         }
 
+    def as_plain(self) -> dict[str, dict[str, list[float]]]:
+        """What inputs were standardized with, as plain data; a target's mean and deviation are under ``""``."""
+        plain = {name: {"mean": self.mean[name].tolist(), "std": self.std[name].tolist()} for name in self.mean}
+        if (self.target_mean, self.target_std) != (0.0, 1.0):
+            plain[""] = {"mean": [self.target_mean], "std": [self.target_std]}
+        return plain
+
     def _standardized(self, name: str, value: Tensor, present: Tensor) -> Tensor:
         shape = (1, -1) + (1,) * (value.dim() - 2)
         result = ((value.double() - self.mean[name].view(shape)) / self.std[name].view(shape)).float()

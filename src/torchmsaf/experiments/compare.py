@@ -19,13 +19,14 @@ from torchmsaf.analysis.table import Table, label
 from torchmsaf.backbones.by_rank import network_for
 from torchmsaf.backbones.staged import StagedNetwork
 from torchmsaf.data import Fold, Protocol, Samples, check_fold, fold_ids
+from torchmsaf.data.natural_order import natural_sorted
 from torchmsaf.errors import DataError, FusionInputError, ProtocolError, TorchmsafError
 from torchmsaf.experiments.methods import MethodChoice
 from torchmsaf.experiments.progress import progress
 from torchmsaf.experiments.results import ResultFolder, write_tables
 from torchmsaf.experiments.unit import Setting, Unit, run_units
 from torchmsaf.tasks.augment import Augmentation
-from torchmsaf.tasks.model_file import load_pretrained
+from torchmsaf.tasks.model_file import load_pretrained, read_spec
 from torchmsaf.tasks.network import FusedNetwork
 from torchmsaf.tasks.objective import Objective
 from torchmsaf.tasks.recipe import Recipe
@@ -122,7 +123,8 @@ class Comparison:
             for name, value in self.samples.features.items()
         }
         for name, path in self.pretrained.items():
-            load_pretrained(networks[name], path, name)
+            load_pretrained(networks[name], path, name, options=self.network_options.get(name, {}))
+            self._check_seen(path)
         large = max(x.shape[1:].numel() for x in self.samples.features.values()) > MOST_VALUES
         device = "meta" if large else "cpu"  # shapes alone, where values would take long
         networks = {name: net.to(device) for name, net in networks.items()}
@@ -151,6 +153,23 @@ class Comparison:
         _check_shape("the prediction", fused.prediction, (2, network.outputs))
         target = torch.zeros(2, dtype=self.samples.target.dtype)
         network.training_loss(fused, target, None, self.objective.loss)
+
+    def _check_seen(self, path: str) -> None:
+        """Pretrained weights have not seen anybody who tests."""
+        about = read_spec(path).about
+        if about.get("data") != self.samples.name or (self.protocol.chosen_on_test and "released" in about):
+            return  # of other data, where groups of one name are others; or as the published code begins
+        seen = set(about.get("seen", ()))
+        for fold in self.protocol.folds:
+            both = seen & {group for row in fold.test for group in self._group(row)}
+            if both:
+                raise ProtocolError(
+                    f"{path} was trained, or its epoch chosen, on {', '.join(natural_sorted(both)[:5])}, which test in fold "
+                    f"{fold.index}: use weights that have not seen them"
+                )
+
+    def _group(self, row: int) -> tuple[str, ...]:
+        return () if self.samples.groups is None else (self.samples.groups[row],)
 
     def _check_presence(self, fold: Fold) -> None:
         """Each modality is there often enough to train its own network, and to choose its epoch."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from torchmsaf.data.clips import emotion_samples
 from torchmsaf.data.prepared import Prepared
@@ -12,6 +11,7 @@ from torchmsaf.errors import DataError
 from torchmsaf.experiments.compare import Comparison
 from torchmsaf.experiments.methods import MethodChoice
 from torchmsaf.tasks.emotion import AUGMENT, NETWORKS, PRESETS, TOP_K, preset_of
+from torchmsaf.tasks.model_file import read_spec
 from torchmsaf.tasks.recipe import Recipe
 
 
@@ -43,28 +43,21 @@ def emotion_comparison(
         noise: levels of noise to test with.
 
     Raises:
-        DataError: not RAVDESS, a preset or folds that are not there.
-        ProtocolError: a fold lacks its actors.
+        DataError: not RAVDESS, or a preset that is not there.
+        ProtocolError: there is no such fold, or it lacks its actors.
     """
     preset = preset_of(prepared.parameters) if preset is None else preset
     if preset not in PRESETS:
         raise DataError(f"there is no preset {preset!r}: choose {' or '.join(PRESETS)}")
     samples = emotion_samples(prepared)
-    split = ravdess_protocol(samples, protocol)
-    if folds is not None:
-        if unknown := [number for number in folds if not 0 <= number < len(split.folds)]:
-            raise DataError(f"there is no fold {unknown[0]}: 0 to {len(split.folds) - 1} are there")
-        if len(set(folds)) != len(folds) or not folds:
-            raise DataError(f"folds are {', '.join(map(str, folds)) or 'none'}: one or more are needed, each once")
-        chosen = sorted(folds)
-        if len(chosen) < len(split.folds):
-            described = f"{split.description}; of the folds only {', '.join(map(str, chosen))}"
-            split = replace(split, description=described, folds=tuple(split.folds[number] for number in chosen))
+    split = ravdess_protocol(samples, protocol, folds=folds)
     video = {**PRESETS[preset].video, **({"checkpointing": True} if checkpointing else {})}
-    made_up = "MADE-UP clips, " if any(entry.facts.get("made_up") for entry in prepared.entries) else ""
+    is_made_up = any(entry.facts.get("made_up") for entry in prepared.entries)
+    made_up = "MADE-UP clips, " if is_made_up else ""
     size = "" if preset == "full" else f", preset {preset}"
+    begins = "".join(f", {name} pretrained ({_kind(path)})" for name, path in (pretrained or {}).items())
     return Comparison(
-        title=f"Emotions of RAVDESS, {made_up}video and audio{size}, protocol {protocol}",
+        title=f"Emotions of RAVDESS, {made_up}video and audio{size}{begins}, protocol {protocol}",
         samples=samples,
         protocol=split,
         methods=methods,
@@ -76,5 +69,10 @@ def emotion_comparison(
         augment=AUGMENT,
         noise=noise,
         top_k=TOP_K,
-        about={"task": "emotion", "parameters": dict(prepared.parameters)},
+        about={"task": "emotion", "parameters": dict(prepared.parameters), "made_up": is_made_up},
     )
+
+
+def _kind(path: str) -> str:
+    """What pretrained weights are, for a title."""
+    return str(read_spec(path).about.get("released", "own"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import threading
 import time
@@ -21,7 +22,7 @@ def progress(count: Callable[[], int], total: int, what: str = "trainings") -> I
         what: is counted.
     """
     stop = threading.Event()
-    shown = _bar if sys.stderr.isatty() else _lines
+    shown = _bar if sys.stderr.isatty() and importlib.util.find_spec("rich") else _lines
     watcher = threading.Thread(target=shown, args=(count, total, what, stop), daemon=True)
     watcher.start()
     try:
@@ -39,13 +40,13 @@ def told_progress(what: str) -> Iterator[Callable[[int, int], None]]:
         what: is counted.
     """
     with ExitStack() as stack:
-        done = 0
+        done: int | None = None
 
         def tell(now: int, total: int) -> None:
             nonlocal done
-            if done == 0:
-                stack.enter_context(progress(lambda: done, total, what))
-            done = now
+            first, done = done is None, now
+            if first:
+                stack.enter_context(progress(lambda: done or 0, total, what))
 
         yield tell
 

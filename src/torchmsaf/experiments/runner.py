@@ -13,13 +13,13 @@ from torch import Tensor
 
 from torchmsaf.analysis.cost import count_flops, count_parameters
 from torchmsaf.data import Standardizer
-from torchmsaf.data.stored import Features
+from torchmsaf.data.natural_order import natural_sorted
 from torchmsaf.errors import ResultError, TorchmsafError
 from torchmsaf.experiments.methods import MethodChoice
 from torchmsaf.experiments.results import UnitFile
 from torchmsaf.experiments.unit import Unit
 from torchmsaf.tasks.batches import Part, part_of
-from torchmsaf.tasks.model_file import ModelSpec, NetworkSpec, load_pretrained
+from torchmsaf.tasks.model_file import ModelSpec, NetworkSpec, load_pretrained, read_spec
 from torchmsaf.tasks.network import FusedNetwork, module_name
 from torchmsaf.tasks.training import Trained, evaluate, train
 
@@ -50,7 +50,8 @@ class Runner:
         self.objective = replace(
             self.setting.objective, mean=standardizer.target_mean, std=standardizer.target_std, prior=prior
         )
-        self.spread = [_spread(x) for x in train.features] if self.setting.noise else []
+        self.standardized = standardizer.as_plain()
+        self.spread: dict[str, Tensor] = {}
         self.starts: dict[str, dict[str, Tensor]] = {}
 
     def start(self, modality: str) -> None:
@@ -67,7 +68,7 @@ class Runner:
             record = self._record(modality, "start", network, trained) | {"modality": modality}
             state = network.state_dict()
             self.file.save(key, record, state, spec)
-        self.starts[modality] = {name: value.clone() for name, value in state.items()}
+        self.starts[modality] = {name: value.detach().cpu().clone() for name, value in state.items()}
 
     def unimodal(self, modality: str) -> None:
         """A row of the table: one modality alone."""
@@ -116,7 +117,9 @@ class Runner:
         scores = {}
         for name, m in where.items():
             seed = _seed(self.unit.seed, self.unit.fold.index, f"noise {name}")
-            spread = self.spread[self._index(name)]
+            if name not in self.spread:
+                self.spread[name] = _spread(self.train.only(self._index(name)))
+            spread = self.spread[name]
             scores[name] = {
                 f"{level:g}": evaluate(network, test.noisy(m, level * spread, seed), self.objective)
                 for level in self.setting.noise
@@ -137,7 +140,9 @@ class Runner:
             for name, x in samples.features.items()
             if name in names
         }
-        about = {"classes": samples.classes, **setting.about}
+        about = {"classes": samples.classes, **self._seen(), **setting.about}
+        if self.standardized:
+            about["standardized"] = self.standardized
         objective = setting.objective
         spec = ModelSpec(specs, method, objective.outputs, options, objective.regression, about)
         network = spec.build()
@@ -146,6 +151,15 @@ class Runner:
             own = {key.removeprefix(prefix): value for key, value in self.starts[name].items()}
             network.networks[module_name(name)].load_state_dict(own)
         return spec, network
+
+    def _seen(self) -> dict[str, Any]:
+        """Whom the weights have seen: the groups that train and validate, and those that pretrained weights had seen."""
+        samples, fold = self.unit.samples, self.unit.fold
+        if samples.groups is None:
+            return {}
+        groups = {samples.groups[row] for row in (*fold.train, *fold.validation)}
+        groups |= {one for path in self.setting.pretrained.values() for one in read_spec(path).about.get("seen", ())}
+        return {"data": samples.name, "seen": natural_sorted(groups)}
 
     def _train(self, network: FusedNetwork, part: Part, validation: Part, key: str) -> Trained:
         unit = self.unit
@@ -169,7 +183,8 @@ class Runner:
 
     def _record(self, method: str, stage: str, network: FusedNetwork, trained: Trained) -> dict[str, Any]:
         names = [modality for modality in self.unit.samples.modalities if module_name(modality) in network.networks]
-        one = [torch.zeros(1, *self.unit.samples.features[name].shape[1:]) for name in names]
+        device = next(network.parameters()).device
+        one = [torch.zeros(1, *self.unit.samples.features[name].shape[1:], device=device) for name in names]
         return {
             "fold": self.unit.fold.index,
             "seed": self.unit.seed,
@@ -191,10 +206,15 @@ class Runner:
         }
 
 
-def _spread(x: Features) -> Tensor:
-    """Standard deviation of each channel, ``(C,)``, over at most 64 samples spread over all."""
-    rows = torch.linspace(0, len(x) - 1, min(len(x), 64)).round().long()
-    return x[rows].transpose(0, 1).flatten(1).std(dim=1, correction=0)
+def _spread(part: Part) -> Tensor:
+    """Standard deviation of each channel, ``(C,)``, over at most 64 samples spread over all of one modality."""
+    rows = torch.linspace(0, len(part) - 1, min(len(part), 64)).round().long().unique()
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for row in rows.tolist():
+        x = part.features[0][torch.tensor([row])][0].flatten(1).double()
+        count, total, squares = count + x.shape[1], total + x.sum(1), squares + x.square().sum(1)
+    mean = total / count
+    return (squares / count - mean.square()).clamp(min=0).sqrt().float()
 
 
 def _seed(seed: int, fold: int, purpose: str) -> int:

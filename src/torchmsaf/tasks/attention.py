@@ -36,6 +36,8 @@ def modality_attention(network: FusedNetwork, inputs: Sequence[Tensor]) -> list[
         met[module] = (args, kwargs)
 
     points = [point for point in network.points if isinstance(point, MSAF)]
+    if not points:
+        return []
     handles = [point.register_forward_pre_hook(remember, with_kwargs=True) for point in points]
     try:
         with evaluating(network):
@@ -49,3 +51,9 @@ def modality_attention(network: FusedNetwork, inputs: Sequence[Tensor]) -> list[
     finally:
         for handle in handles:
             handle.remove()
+
+
+def even_attention(network: FusedNetwork) -> list[Tensor]:
+    """The shares ``(M,)`` that :func:`modality_attention` would give for even attention, for each MSAF."""
+    blocks = [torch.tensor(point.blocks, dtype=torch.float32) for point in network.points if isinstance(point, MSAF)]
+    return [one / one.sum() for one in blocks]

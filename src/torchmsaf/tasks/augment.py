@@ -30,7 +30,7 @@ class CropAndFlip:
     Going Deeper with Convolutions, CVPR 2015): uniform share, log-uniform ratio, uniform place. A ratio that would not fit
     is brought to one that does.
 
-    The MSAF paper (Sec. 5.1) says "random crop, horizontal flip". The authors' code draws them for each frame, and its
+    The MSAF paper says "random crop, horizontal flip". The authors' code draws them for each frame, and its
     share goes to 1.4, of which no more than the whole frame can be had; here the largest share is 1.
 
     Args:

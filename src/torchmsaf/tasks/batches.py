@@ -202,7 +202,7 @@ class Batches:
 
 def training_batches(part: Part, batch_size: int, seed: int) -> Iterable[Batch]:
     """Shuffled batches, with augmentations drawn from the same seed; what is on disk is read ahead."""
-    part = replace(part, generator=torch.Generator().manual_seed(seed))
+    part = replace(part, generator=torch.Generator().manual_seed(seed + 1))  # not the order's own numbers again
     order = Shuffled(len(part), batch_size, seed)
     if part.on_disk:
         return ReadAhead(Batches(part, order))

@@ -1,4 +1,4 @@
-"""Emotion recognition on RAVDESS: the MSAF paper's first application (Sec. 4.1, Table 1).
+"""Emotion recognition on RAVDESS: the MSAF paper's first application (Table 1).
 
 Video is 3 x 30 x 224 x 224 for a 3D ResNeXt-50, audio 13 x 212 coefficients for a 1D CNN. The two points of fusion are after
 ``layer3`` and ``relu2``, and after ``layer4`` and ``bn3``; MSAF's C is 16 and 32 there, its default. Logits are summed.

@@ -12,9 +12,9 @@ from torch import Tensor
 from torchmsaf.data.clips import normalize
 from torchmsaf.data.prepare.ravdess import Settings, prepare_clip
 from torchmsaf.errors import DataError
-from torchmsaf.tasks.attention import modality_attention
+from torchmsaf.tasks.attention import even_attention, modality_attention
 from torchmsaf.tasks.emotion import NETWORKS
-from torchmsaf.tasks.model_file import ModelSpec, load_model
+from torchmsaf.tasks.model_file import ModelSpec, load_model, read_spec
 from torchmsaf.tasks.network import FusedNetwork
 
 
@@ -28,8 +28,10 @@ class ClipEmotion:
         probabilities: of each emotion; they sum to one.
         alone: what each modality's own network says within the fused one, as probabilities; empty for early fusion.
         attention: share of each modality at each point of MSAF; empty for other methods.
+        even_attention: the shares if attention were even: those of the modalities in the blocks.
         box: where the face is from: ``landmarks``, or ``detector``, which frames it otherwise than in training.
         audio_seconds: of sound there were; zeros follow up to what the model hears.
+        made_up_model: the model was trained on made-up clips, so that what it says means nothing.
     """
 
     clip: str
@@ -37,8 +39,10 @@ class ClipEmotion:
     probabilities: dict[str, float]
     alone: dict[str, dict[str, float]]
     attention: list[dict[str, float]]
+    even_attention: list[dict[str, float]]
     box: str
     audio_seconds: float
+    made_up_model: bool
 
 
 class EmotionModel:
@@ -63,6 +67,12 @@ class EmotionModel:
         if len(self.classes) != spec.outputs:
             raise DataError(f"the model has {spec.outputs} outputs and names {len(self.classes)} classes")
         self.settings = Settings(**{name: parameters[name] for name in _SETTINGS})
+        own = self.settings.parameters()
+        if differing := sorted(name for name in own if parameters.get(name, own[name]) != own[name]):
+            name = differing[0]
+            raise DataError(
+                f"the model's clips were prepared with {name} = {parameters[name]}, and this torchmsaf has {own[name]}"
+            )
         self.bgr = parameters.get("channel_order") == "bgr"
 
     @classmethod
@@ -72,6 +82,15 @@ class EmotionModel:
         Raises:
             DataError: it is no model of emotions that torchmsaf wrote.
         """
+        if not str(path).endswith(".safetensors"):
+            raise DataError(
+                f"{path} is no .safetensors file; torchmsaf convert makes one of weights that others released"
+            )
+        about = read_spec(path).about
+        if about.get("task") is None and "released" in about:
+            raise DataError(
+                f"{path} holds {about['released']} weights: a start for training (--pretrained), no model yet"
+            )
         network, spec = load_model(path)
         try:
             return cls(network, spec)
@@ -92,7 +111,9 @@ class EmotionModel:
         """
         path = Path(clip)
         if not path.is_file():
-            raise DataError(f"{path}: there is no such file")
+            raise DataError(
+                f"{path}: {'a video file is needed, not a folder' if path.is_dir() else 'there is no such file'}"
+            )
         arrays, facts = prepare_clip(path, path.name, None if landmarks is None else Path(landmarks), self.settings)
         inputs = [self._input(name, torch.from_numpy(arrays[name])) for name in self.spec.networks]
         with torch.no_grad():
@@ -104,9 +125,11 @@ class EmotionModel:
             emotion=max(probabilities, key=probabilities.__getitem__),
             probabilities=probabilities,
             alone={name: self._named(part) for name, part in zip(names, fused.parts, strict=False)},
-            attention=[_shares(names, share) for share in modality_attention(self.network, inputs)],
+            attention=[_shares(names, share[0]) for share in modality_attention(self.network, inputs)],
+            even_attention=[_shares(names, share) for share in even_attention(self.network)],
             box="detector" if landmarks is None else "landmarks",
             audio_seconds=float(facts["audio_seconds"]),
+            made_up_model=bool(self.spec.about.get("made_up")),
         )
 
     def _input(self, name: str, x: Tensor) -> Tensor:
@@ -120,21 +143,29 @@ class EmotionModel:
 _SETTINGS = ("frames", "size", "sampling", "pad_mode", "landmark_slack")
 
 
-def landmarks_of(clip: Path, given: Sequence[Path]) -> Path | None:
-    """The landmark file of a clip: the csv of its name among those given, in folders given, or beside it.
+def match_landmarks(clips: Sequence[Path], given: Sequence[Path]) -> list[Path | None]:
+    """The landmark file of each clip: the csv of its name among those given, in folders given, or beside it.
+
+    A single file given is that of a single clip, whatever it is called.
 
     Raises:
-        DataError: what was given is not there.
+        DataError: what was given is not there, or is a file that belongs to no clip.
     """
     for path in given:
         if not path.exists():
             raise DataError(f"{path}: there is no such file or folder of landmarks")
-        found = path / f"{clip.stem}.csv" if path.is_dir() else path
-        if found.stem == clip.stem and found.is_file():
-            return found
-    beside = clip.with_suffix(".csv")
-    return beside if beside.is_file() else None
+        if path.is_file() and len(clips) > 1 and path.stem not in {clip.stem for clip in clips}:
+            raise DataError(f"{path}: no clip has its name, so it is not clear whose landmarks they are")
+    if len(clips) == len(given) == 1 and given[0].is_file():
+        return [given[0]]
+    return [_landmarks_of(clip, given) for clip in clips]
+
+
+def _landmarks_of(clip: Path, given: Sequence[Path]) -> Path | None:
+    places = [path / f"{clip.stem}.csv" if path.is_dir() else path for path in given]
+    places.append(clip.with_suffix(".csv"))
+    return next((path for path in places if path.stem == clip.stem and path.is_file()), None)
 
 
 def _shares(names: Sequence[str], share: Tensor) -> dict[str, float]:
-    return dict(zip(names, share[0].tolist(), strict=True))
+    return dict(zip(names, share.tolist(), strict=True))

@@ -79,7 +79,7 @@ class ModelSpec:
 
 def model_bytes(state: Mapping[str, Tensor], spec: ModelSpec) -> bytes:
     """The content of a file of weights."""
-    tensors = {name: value.detach().contiguous().clone() for name, value in state.items()}
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     content: bytes = require("safetensors.torch", "compare").save(tensors, metadata=spec.metadata())
     return content
 
@@ -150,13 +150,17 @@ def _checked(spec: ModelSpec) -> ModelSpec:
     return spec
 
 
-def load_pretrained(network: nn.Module, path: str | Path, modality: str) -> tuple[str, ...]:
+def load_pretrained(
+    network: nn.Module, path: str | Path, modality: str, *, options: Mapping[str, Any] | None = None
+) -> tuple[str, ...]:
     """Put weights into a network before it is trained, but for a last layer of another number of classes.
 
     Args:
         network: is modified.
         path: a model that has this modality, as ``torchmsaf train``, ``compare`` and ``convert`` write it.
         modality: whose network.
+        options: what the network was built with; None = whatever. Weights that were trained with others do not fit, but for
+            ``checkpointing``, which changes no result.
 
     Returns:
         The names of the network's tensors that keep their random start: those of its last layer, or none.
@@ -167,6 +171,17 @@ def load_pretrained(network: nn.Module, path: str | Path, modality: str) -> tupl
     spec = read_spec(path)
     if modality not in spec.networks:
         raise DataError(f"{path} has no network of {modality!r}; it has {', '.join(spec.networks)}")
+    parameters = spec.about.get("parameters")
+    if isinstance(parameters, Mapping) and parameters.get("channel_order", "rgb") != "rgb":
+        raise DataError(f"{path} was trained on frames in {parameters['channel_order']} order, and training has RGB")
+    if options is not None:
+        theirs, ours = ({**one, "checkpointing": None} for one in (spec.networks[modality].options, options))
+        if differing := [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]:
+            name = differing[0]
+            raise DataError(
+                f"{path}: its network of {modality!r} has {name}={theirs.get(name, 'as usual')}, and the one to train "
+                f"{name}={ours.get(name, 'as usual')}"
+            )
     prefix = f"networks.{module_name(modality)}."
     whole: dict[str, Tensor] = require("safetensors.torch", "compare").load_file(str(path))
     given = {name.removeprefix(prefix): value for name, value in whole.items() if name.startswith(prefix)}
@@ -180,7 +195,11 @@ def load_pretrained(network: nn.Module, path: str | Path, modality: str) -> tupl
     ]
     wrong += [f"{name} has no place in it" for name in given if name not in own]
     if wrong:
-        raise DataError(f"{path} does not fit {type(network).__name__} in {len(wrong)} tensors: {'; '.join(wrong[:5])}")
+        more = "; …" if len(wrong) > 5 else ""
+        raise DataError(
+            f"{path} does not fit {type(network).__name__} in {len(wrong)} tensors: {'; '.join(wrong[:5])}{more}. Is it of "
+            "another preset?"
+        )
     fits = all(name in given and given[name].shape == own[name].shape for name in last)
     kept = () if fits else tuple(last)
     network.load_state_dict({**own, **{name: given[name] for name in own if name not in kept}})

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmsaf.backbones.released import Converted
 from torchmsaf.data.clips import IMAGENET_MEAN, IMAGENET_STD
 from torchmsaf.data.prepare.ravdess import Settings
-from torchmsaf.data.ravdess import EMOTIONS
+from torchmsaf.data.ravdess import ACTORS, EMOTIONS
 from torchmsaf.tasks.emotion import NETWORKS
 from torchmsaf.tasks.model_file import ModelSpec, NetworkSpec
 
@@ -23,8 +23,10 @@ _MSAF = {"block_dropout": 0.2}
 def model_of(converted: Converted) -> tuple[dict[str, Tensor], ModelSpec]:
     """The state dict and the description of a model with released weights.
 
-    Kinetics weights are for values of 0 to 255 less a mean. Their first layer is scaled to the normalized values that
-    networks of torchmsaf get, and its batch norm shifted: away from the border of the frames its outputs are the same.
+    Kinetics weights are for values of 0 to 255 less a mean, the authors' video networks for frames in BGR order. So that
+    training can begin with them, their first layer is changed to take the normalized RGB values that networks of torchmsaf
+    get, and its batch norm shifted: away from the border of the frames its outputs are the same. The fused network is left
+    as it is, and ``torchmsaf predict`` gives it frames in BGR order.
 
     Args:
         converted: as :func:`torchmsaf.backbones.released.read_released` gives it.
@@ -32,16 +34,23 @@ def model_of(converted: Converted) -> tuple[dict[str, Tensor], ModelSpec]:
     about: dict[str, Any] = {"released": converted.kind, "notes": list(converted.notes)}
     settings = converted.settings
     networks = {name: dict(state) for name, state in converted.networks.items()}
+    bgr = settings.get("channel_order") == "bgr"
     if "value_range" in settings:
-        _take_normalized(networks["video"], settings["mean"], settings["std"])
-    else:
+        _take_normalized(networks["video"], [x / 255 for x in settings["mean"]], [x / 255 for x in settings["std"]])
+    elif bgr and not converted.points:
+        _take_normalized(networks["video"], IMAGENET_MEAN, IMAGENET_STD, order=(2, 1, 0))
+        bgr = False
+    if "value_range" not in settings:
         # the published code spreads the frames over the clip; it also cuts the face out of a frame that was squeezed to
         # 224 x 224 before, which torchmsaf does not do
         prepared = Settings(sampling="uniform", pad_mode="reflect").parameters()
         about |= {
             "task": "emotion",
+            # which actors trained is not in the file, and in its own fold the test actors may have chosen the epoch
+            "data": "RAVDESS",
+            "seen": [str(actor) for actor in range(1, ACTORS + 1)],
             "classes": list(EMOTIONS),
-            "parameters": {**prepared, "channel_order": settings.get("channel_order", "rgb")},
+            "parameters": {**prepared, "channel_order": "bgr" if bgr else "rgb"},
         }
     frames, size = settings.get("frames", 30), settings.get("size", 224)
     options = {} if settings.get("stem_relu", True) else {"stem_relu": False}
@@ -62,15 +71,19 @@ def model_of(converted: Converted) -> tuple[dict[str, Tensor], ModelSpec]:
     return state, spec
 
 
-def _take_normalized(state: dict[str, Tensor], mean: Sequence[float], std: Sequence[float]) -> None:
+def _take_normalized(
+    state: dict[str, Tensor], mean: Sequence[float], std: Sequence[float], order: Sequence[int] = (0, 1, 2)
+) -> None:
     """Let the first layer of a video network take values as :func:`torchmsaf.data.clips.normalize` makes them.
 
-    Its own input is (255 v - mean) / std of values v in [0, 1]; what it gets is z = (v - m) / s. So its input is
-    255 s / std z + (255 m - mean) / std: a scale of its weights, and a constant, which its batch norm takes off.
+    Its own input k is (v - mean[k]) / std[k] of RGB channel order[k], whose values v are in [0, 1]; what it gets is
+    z = (v - m) / s. So its input is s / std z + (m - mean) / std: a scale of its weights, and a constant, which its batch
+    norm takes off.
     """
-    m, s = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-    theirs = torch.tensor(std)
-    weight = state["conv1.weight"]
-    constant = torch.einsum("oc...,c->o", weight, (255 * m - torch.tensor(mean)) / theirs)
-    state["conv1.weight"] = weight * (255 * s / theirs).view(1, -1, 1, 1, 1)
+    order = list(order)
+    m, s = torch.tensor(IMAGENET_MEAN)[order], torch.tensor(IMAGENET_STD)[order]
+    theirs, weight = torch.tensor(std), state["conv1.weight"]
+    constant = torch.einsum("oc...,c->o", weight, (m - torch.tensor(mean)) / theirs)
+    scaled = weight * (s / theirs).view(1, -1, 1, 1, 1)
+    state["conv1.weight"] = scaled[:, [order.index(k) for k in range(3)]].contiguous()
     state["bn1.running_mean"] = state["bn1.running_mean"] - constant

@@ -11,7 +11,7 @@ from typing import Any
 
 import lightning
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchmsaf.tasks.batches import Batch, Part, in_order, training_batches
 from torchmsaf.tasks.network import Fused, FusedNetwork
@@ -119,6 +119,8 @@ def train(
 ) -> Trained:
     """Train, and leave the network in its best epoch on validation, by what the objective says is better.
 
+    The network stays where it was trained.
+
     Args:
         network: is modified.
         training: samples to learn from.
@@ -132,10 +134,9 @@ def train(
     best = KeepBest(validation, objective, recipe.patience)
     loader = training_batches(training, recipe.batch_size, order_seed)
     if recipe.memory_format is not None:
-        for memory_format in (torch.channels_last, torch.channels_last_3d):  # each changes tensors of its own rank
-            network.to(memory_format=memory_format)
+        to_channels_last(network)
     with warnings.catch_warnings():
-        # batches are made in memory: loading them in worker processes would only cost time
+        # batches are made in memory, or read ahead by a thread: worker processes would only cost time
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         # Lightning 2.6 with torch 2.15: a name of torch's that Lightning still uses
         warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
@@ -155,7 +156,6 @@ def train(
             trainer.fit(FusionTask(network, objective, recipe), loader)
         finally:
             quiet.setLevel(level)
-    network.cpu()
     network.load_state_dict(best.state)
     network.eval()
     metrics = best.metrics
@@ -164,6 +164,15 @@ def train(
         network.rule.fit(outputs_of(network, validation).parts, validation.target, here, objective.loss)
         metrics = evaluate(network, validation, objective)
     return Trained(metrics, best.epochs, best.best_epoch, time.perf_counter() - start, best.diverged)
+
+
+def to_channels_last(network: nn.Module) -> None:
+    """Keep the weights of 2D and 3D convolutions with their channels last in memory; maps follow them."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)
+        elif isinstance(module, nn.Conv3d):
+            module.to(memory_format=torch.channels_last_3d)
 
 
 def predict(network: FusedNetwork, part: Part) -> Tensor:

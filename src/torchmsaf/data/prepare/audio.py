@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from torchmsaf.data.prepare.video import CONTAINERS
 from torchmsaf.errors import DataError, require
 
 # a sound that starts later than this after its pictures has a damaged clock
@@ -92,7 +93,7 @@ def _read(av: Any, file: BinaryIO, name: str, rate: int) -> NDArray[np.float32]:
     """``read_audio`` of an open file."""
     is_mp4 = _check_length(file, name)
     try:
-        container = av.open(file, metadata_errors="replace")
+        container = av.open(file, options={"format_whitelist": CONTAINERS}, metadata_errors="replace")
     except av.FFmpegError as error:
         if is_mp4:
             raise DataError(f"{name} is cut off: its index is missing; copy or download it again") from error

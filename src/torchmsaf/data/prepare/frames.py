@@ -17,7 +17,7 @@ from torchmsaf.errors import DataError
 def consecutive(total: int, count: int) -> list[int]:
     """Frames that follow each other, in the middle of the clip.
 
-    The paper says "30 consecutive images" (Sec. 4.1) and not where in the clip they stand. The middle is our guess:
+    The paper says "30 consecutive images" and not where in the clip they stand. The middle is our guess:
     speech is more likely there than at either end.
 
     Args:

@@ -17,7 +17,7 @@ _VIDEOS = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mpeg", ".mpg", ".og
 _SOUNDS = (".aac", ".flac", ".m4a", ".mp3", ".ogg", ".opus")
 OTHER_MEDIA = frozenset(_VIDEOS + _SOUNDS)
 NEEDED = "full-AV speech recordings, 01-01-*.mp4 as in Video_Speech_Actor_01.zip of https://zenodo.org/records/1188976"
-NEEDED_TOO = "facial landmarks, FacialTracking_Actor_01.zip and so on of https://zenodo.org/records/3255102,"
+NEEDED_TOO = "facial landmarks, FacialTracking_Actors_01-24.zip of https://zenodo.org/records/3255102,"
 _ACTOR = re.compile(r"(?:.*[_ ])?actor[_ ]?([0-9]+)(?:\.zip)?", re.IGNORECASE)
 
 

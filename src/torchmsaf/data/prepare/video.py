@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torchmsaf.errors import DataError, require
 
 # FFmpeg would also take texts, pictures and playlists that name other files; these are the containers of clips and sound
-CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,wav,mp3,flac"
+CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,wav,mp3,flac,aac"
 
 
 @dataclass(frozen=True)
