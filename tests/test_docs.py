@@ -74,7 +74,7 @@ def test_every_row_of_the_fidelity_table_has_a_test_or_says_with_what_it_comes()
     text = (ROOT / "docs" / "fidelity.md").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if re.match(r"\| [A-D]\d+ ", line)]
     ids = [re.match(r"\| ([A-D]\d+) ", line)[1] for line in rows]
-    counts = {"A": 15, "B": 15, "C": 9, "D": 10}
+    counts = {"A": 15, "B": 17, "C": 9, "D": 10}
     assert ids == [f"{letter}{number}" for letter, count in counts.items() for number in range(1, count + 1)]
     for line in rows:
         assert TEST.search(line) or "with the task" in line or "no test" in line, line

@@ -52,3 +52,9 @@ def require(package: str, extra: str) -> ModuleType:
         raise MissingDependencyError(
             f"{package!r} is needed here and is not installed: pip install 'torchmsaf[{extra}]'"
         ) from error
+
+
+def in_one_line(error: BaseException) -> str:
+    """What an error says, without line breaks, 400 characters at most."""
+    said = " ".join(str(error).split())
+    return said if len(said) <= 400 else f"{said[:397]}..."

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -130,6 +131,17 @@ def test_a_clip_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
     assert list(writer.path.glob("clips/*")) == []
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o007])
+def test_files_have_the_mode_that_the_umask_gives(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        path = fill(tmp_path, ["c1"]).finish().path
+    finally:
+        os.umask(before)
+    for file in (path / "clips" / "c1.safetensors", path / "index.json", path / "parameters.json"):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o666 & ~umask
+
+
 @pytest.mark.parametrize("keep", [0, 5, 100, -1])
 def test_a_cut_clip_is_made_again(prepared, keep):
     whole = clip(prepared, "c9").read_bytes()
@@ -211,6 +223,14 @@ def test_other_parameters_are_another_version(prepared):
     names = {version_name(*of) for of in (("a", {}), ("a", {"x": 1}), ("a", {"x": 1.0}), ("A", {}), ("é/", {}))}
     assert len(names) == 5
     assert all(name.replace("-", "").isalnum() for name in names)
+
+
+def test_a_version_without_clips_and_index_does_not_count(prepared):
+    fill(prepared.path.parent, [], size=6)
+    assert Prepared.open(prepared.path.parent).path == prepared.path
+    fill(prepared.path.parent / "other", [])
+    with pytest.raises(DataError, match="other holds nothing prepared"):
+        Prepared.open(prepared.path.parent / "other")
 
 
 def test_a_version_is_no_place_for_versions(prepared):

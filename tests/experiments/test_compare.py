@@ -15,6 +15,7 @@ from tests.experiments.made_up import METHODS, comparison, make, run, with_test_
 from torchmsaf.data import Fold, make_samples
 from torchmsaf.errors import DataError, FusionInputError, ProtocolError
 from torchmsaf.experiments import MethodChoice, ResultFolder, choose_methods, runner, unit
+from torchmsaf.tasks.model_file import read_spec
 from torchmsaf.tasks.training import Trained
 
 
@@ -206,3 +207,55 @@ def test_samples_travel_to_other_processes_unchanged() -> None:
     assert back.fingerprint == samples.fingerprint
     assert torch.equal(back.present, samples.present)
     assert list(back.features) == list(samples.features)
+
+
+def test_noise_is_measured_in_deviations_of_the_training_samples_that_have_the_modality(tmp_path: Path) -> None:
+    samples = make(absent=True)
+    whole = comparison(samples, seeds=(0,))
+    whole = replace(whole, protocol=replace(whole.protocol, folds=whole.protocol.folds[:1]), noise=(0.0, 3.0))
+    run(tmp_path / "r", whole)
+    records = [one for one in ResultFolder(tmp_path / "r").records() if one["stage"] != "start"]
+    for record in records:
+        own = {record["modality"]} if record["modality"] else {"a", "b"}
+        assert set(record["test_noise"]) == own
+        for levels in record["test_noise"].values():
+            assert list(levels) == ["0", "3"]
+            assert levels["0"] == pytest.approx(record["test"], rel=1e-5)
+    text = (tmp_path / "r" / "table.txt").read_text()
+    assert "robustness" in text
+    # standardized on the samples that have it: their deviation is one, whatever is absent
+    part = runner._spread
+    fold = whole.protocol.folds[0]
+    with ResultFolder(tmp_path / "r").unit(0, 0) as file:
+        made = runner.Runner(
+            unit.Unit(tmp_path / "r", samples, fold, 0, unit.Setting((), whole.objective, whole.recipe)), file
+        )
+    for m in range(2):
+        torch.testing.assert_close(
+            part(made.train.only(m)), torch.ones(samples.features["ab"[m]].shape[1]), atol=0.01, rtol=0
+        )
+
+
+def test_weights_that_have_seen_who_tests_are_refused(tmp_path: Path) -> None:
+    whole = comparison(seeds=(0,))
+    first, second = (
+        replace(whole, protocol=replace(whole.protocol, folds=(fold,))) for fold in whole.protocol.folds[:2]
+    )
+    run(tmp_path / "first", first)
+    model = str(next((tmp_path / "first").glob("weights/*/msaf.safetensors")))
+    seen = {
+        whole.samples.groups[row] for part in ("train", "validation") for row in getattr(first.protocol.folds[0], part)
+    }
+    assert set(read_spec(model).about["seen"]) == seen
+    replace(first, pretrained={"a": model}).check()
+    with pytest.raises(
+        ProtocolError, match=r"was trained, or its epoch chosen, on g.*, which test in fold 1: use weights"
+    ):
+        replace(second, pretrained={"a": model}).check()
+    other = make_samples(
+        "other", whole.samples.features, whole.samples.target, classes=("x", "y", "z"), groups=whole.samples.groups
+    )
+    replace(second, samples=other, pretrained={"a": model}).check()  # groups of one name, and not the same ones
+    # what was seen is handed on
+    run(tmp_path / "again", replace(first, pretrained={"a": model}))
+    assert set(read_spec(next((tmp_path / "again").glob("weights/*/msaf.safetensors"))).about["seen"]) == seen

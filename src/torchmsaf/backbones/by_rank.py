@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torchmsaf.backbones.staged import ConvNet, StagedNetwork, VectorNet
-from torchmsaf.errors import FusionInputError
+from torchmsaf.errors import FusionInputError, in_one_line
 
 
 def network_for(
@@ -33,16 +33,16 @@ def network_for(
     try:
         build = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise FusionInputError(f"network {class_path!r} cannot be imported: {_in_one_line(error)}") from error
+        raise FusionInputError(f"network {class_path!r} cannot be imported: {in_one_line(error)}") from error
     except (Exception, SystemExit) as error:  # whatever a user's module does when it is imported
-        said = f"{type(error).__name__}: {_in_one_line(error)}"
+        said = f"{type(error).__name__}: {in_one_line(error)}"
         raise FusionInputError(f"network {class_path!r} cannot be imported: {said}") from error
     try:
         network = build(tuple(shape), outputs, **(options or {}))
     except Exception as error:  # whatever a user's class raises
         raise FusionInputError(
             f"network {class_path!r} cannot be built with (shape, outputs) = ({tuple(shape)}, {outputs}): "
-            f"{_in_one_line(error)}"
+            f"{in_one_line(error)}"
         ) from error
     missing = [part for part in ("stages", "feature", "head", "channels", "width") if not hasattr(network, part)]
     if missing:
@@ -57,7 +57,3 @@ def network_for(
         )
     built: StagedNetwork = network
     return built
-
-
-def _in_one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

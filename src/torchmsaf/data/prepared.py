@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchmsaf.data.counted import counted
 from torchmsaf.data.natural_order import natural_sorted
 from torchmsaf.data.shards import DTYPES, ID, SUFFIX, is_intact, read_array
 from torchmsaf.errors import DataError
@@ -91,7 +92,8 @@ class Prepared:
         """Open what was prepared. Sizes of files are checked, their content is not; see :meth:`verify`.
 
         Args:
-            root: the folder that was prepared into, when it holds one version; or a version's folder.
+            root: the folder that was prepared into, when it holds one version, those without clip and index not
+                counted; or a version's folder.
 
         Raises:
             DataError: nothing is there, the preparation did not finish, there are several versions, the index cannot
@@ -105,7 +107,7 @@ class Prepared:
             first, found = wrong[0], _size(prepared._clip(wrong[0].id))
             raise DataError(
                 f"{prepared._clip(first.id)} {'is missing' if found is None else f'has {found} bytes'}, and its index "
-                f"says {first.bytes} bytes ({len(wrong)} of {len(prepared)} clips are so): delete what is wrong and "
+                f"says {first.bytes} bytes ({len(wrong)} of {counted(len(prepared), 'clip')} so): delete what is wrong and "
                 "run the preparation again"
             )
         return prepared
@@ -198,13 +200,18 @@ def _find_version(root: Path) -> Path:
         raise DataError(f"{root} is not there or is no folder; the folder that was prepared into is needed")
     if (root / "parameters.json").exists() or (root / "index.json").exists():
         return root
-    versions = natural_sorted(path.parent.name for path in root.glob("*/parameters.json"))
+    # a preparation that failed before its first clip leaves a folder that is of no use to anybody
+    versions = natural_sorted(path.parent.name for path in root.glob("*/parameters.json") if _holds_any(path.parent))
     if not versions:
         raise DataError(f"{root} holds nothing prepared; the folder that was prepared into is needed")
     if len(versions) > 1:
         said = [name if (root / name / "index.json").exists() else f"{name} (interrupted)" for name in versions]
         raise DataError(f"{root} holds {len(versions)} versions, {', '.join(said)}: give the folder of one of them")
     return root / versions[0]
+
+
+def _holds_any(version: Path) -> bool:
+    return (version / "index.json").exists() or any((version / "clips").glob(f"*{SUFFIX}"))
 
 
 def _read_index(file: Path) -> Json:

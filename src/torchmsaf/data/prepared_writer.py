@@ -9,7 +9,6 @@ import hashlib
 import json
 import re
 import time
-import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib import metadata
@@ -18,9 +17,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from torchmsaf.data.counted import counted
 from torchmsaf.data.natural_order import natural_sorted
 from torchmsaf.data.prepared import AGAIN, FORMAT, Prepared
-from torchmsaf.data.shards import ID, PART, SUFFIX, Shard, read_shard, write_shard
+from torchmsaf.data.shards import ID, SUFFIX, Shard, read_shard, write_shard
+from torchmsaf.data.whole_files import PART, whole_file
 from torchmsaf.errors import DataError
 
 Json = dict[str, Any]
@@ -99,7 +100,9 @@ class PreparedWriter:
         wanted = natural_sorted(shards if ids is None else ids)
         missing = [name for name in wanted if name not in shards]
         if missing:
-            raise DataError(f"{self.path} lacks {len(missing)} of {len(wanted)} clips, the first {missing[0]}: {AGAIN}")
+            raise DataError(
+                f"{self.path} lacks {len(missing)} of {counted(len(wanted), 'clip')}, the first {missing[0]}: {AGAIN}"
+            )
         index = {
             "format": FORMAT,
             "set": self.set_name,
@@ -154,10 +157,5 @@ def _version(package: str) -> str | None:
 
 
 def _write_json(path: Path, value: Json) -> None:
-    beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PART}")
-    try:
-        beside.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        beside.replace(path)
-    finally:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
+    with whole_file(path) as part:
+        part.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -9,9 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import uuid
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +19,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torchmsaf.data.whole_files import whole_file
 from torchmsaf.errors import DataError, require
 
 Json = dict[str, Any]
 
 SUFFIX = ".safetensors"
 ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # a clip's name, which is its file's
-PART = ".part"  # the end of a file's name while it is written
 _ABOUT = "torchmsaf.clip"
 _NAMES = {"U8": "uint8", "I16": "int16", "I32": "int32", "I64": "int64", "F32": "float32"}  # safetensors', NumPy's
 # what clips are made of, NumPy's name -> torch's type
@@ -84,18 +82,14 @@ def write_shard(
         raise DataError(f"{path} has no arrays; at least one is needed")
     about = {"facts": dict(facts), "stamp": stamp, "sha256": content_sha256(whole)}
     metadata = {_ABOUT: json.dumps(about, sort_keys=True, allow_nan=False)}
-    beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PART}")
     try:
-        # not save_file, whose files others on a shared disk cannot read
-        beside.write_bytes(safetensors.save(whole, metadata=metadata))
-        if path.exists() and not _says(path, metadata[_ABOUT]):
-            before_change()
-        beside.replace(path)
+        with whole_file(path) as part:
+            # not save_file, whose files others on a shared disk cannot read
+            part.write_bytes(safetensors.save(whole, metadata=metadata))
+            if path.exists() and not _says(path, metadata[_ABOUT]):
+                before_change()
     except (OSError, require("safetensors", "video").SafetensorError) as error:
         raise DataError(f"{path} cannot be written: {error}") from error
-    finally:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
 
 
 def read_shard(path: Path) -> Shard:

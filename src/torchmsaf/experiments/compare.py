@@ -20,7 +20,7 @@ from torchmsaf.backbones.by_rank import network_for
 from torchmsaf.backbones.staged import StagedNetwork
 from torchmsaf.data import Fold, Protocol, Samples, check_fold, fold_ids
 from torchmsaf.data.natural_order import natural_sorted
-from torchmsaf.errors import DataError, FusionInputError, ProtocolError, TorchmsafError
+from torchmsaf.errors import DataError, FusionInputError, ProtocolError, TorchmsafError, in_one_line
 from torchmsaf.experiments.methods import MethodChoice
 from torchmsaf.experiments.progress import progress
 from torchmsaf.experiments.results import ResultFolder, write_tables
@@ -323,7 +323,7 @@ def _naming(what: str, *, unless: str | None = None) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # whatever users' networks raise
-        said = " ".join(str(error).split())
+        said = in_one_line(error)
         if not isinstance(error, TorchmsafError):
             said = f"{type(error).__name__}: {said}"
         elif unless is not None and said.startswith(unless):

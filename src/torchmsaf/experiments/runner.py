@@ -211,7 +211,8 @@ def _spread(part: Part) -> Tensor:
     rows = torch.linspace(0, len(part) - 1, min(len(part), 64)).round().long().unique()
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for row in rows.tolist():
-        x = part.features[0][torch.tensor([row])][0].flatten(1).double()
+        x = part.features[0][torch.tensor([row])]
+        x = x.reshape(x.shape[1], -1).double()
         count, total, squares = count + x.shape[1], total + x.sum(1), squares + x.square().sum(1)
     mean = total / count
     return (squares / count - mean.square()).clamp(min=0).sqrt().float()

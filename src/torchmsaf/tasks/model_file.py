@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from torchmsaf.backbones.by_rank import network_for
-from torchmsaf.errors import DataError, TorchmsafError, require
+from torchmsaf.errors import DataError, TorchmsafError, in_one_line, require
 from torchmsaf.ops.checks import is_integer
 from torchmsaf.tasks.emotion import NETWORKS
 from torchmsaf.tasks.network import FusedNetwork, module_name
@@ -105,7 +105,7 @@ def load_model(path: str | Path) -> tuple[FusedNetwork, ModelSpec]:
         network = spec.build()
         network.load_state_dict(load_file(str(path)))
     except (TorchmsafError, RuntimeError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path}: its weights do not fit what it says of itself: {_in_one_line(error)}") from error
+        raise DataError(f"{path}: its weights do not fit what it says of itself: {in_one_line(error)}") from error
     return network.eval(), spec
 
 
@@ -122,7 +122,7 @@ def read_spec(path: str | Path) -> ModelSpec:
         with safetensors.safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
-        raise DataError(f"{path} is no .safetensors file, or it is broken: {_in_one_line(error)}") from error
+        raise DataError(f"{path} is no .safetensors file, or it is broken: {in_one_line(error)}") from error
     if _KEY not in metadata:
         raise DataError(
             f"{path} does not say what network it is of; models are what torchmsaf train, compare and convert write"
@@ -135,7 +135,7 @@ def read_spec(path: str | Path) -> ModelSpec:
         specs = {name: NetworkSpec(tuple(one["shape"]), one["path"], one["options"]) for name, one in networks.items()}
         return _checked(ModelSpec(networks=specs, **content))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: what it says of itself cannot be read: {_in_one_line(error)}") from error
+        raise DataError(f"{path}: what it says of itself cannot be read: {in_one_line(error)}") from error
 
 
 def _checked(spec: ModelSpec) -> ModelSpec:
@@ -209,8 +209,3 @@ def load_pretrained(
 def _last_layer(network: nn.Module) -> str | None:
     names: list[str] = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)]
     return names[-1] if names else None
-
-
-def _in_one_line(error: BaseException) -> str:
-    said = " ".join(str(error).split())
-    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]} …"

@@ -19,10 +19,10 @@ HEADER += [*POINTS, *(name.upper() for name in POINTS), "AU01_r"]
 
 
 def row(frame: int, success: bool = True, left: float = 100, top: float = 50) -> dict[str, str]:
-    """A face whose points fill 68 pixels from left and top; every other column is -1."""
+    """A face whose points fill 68 pixels from left and top, the chin the lowest; every other column is -1."""
     values = dict.fromkeys(HEADER, "-1") | {"frame": str(frame), "success": str(int(success))}
     values |= {f"x_{point}": f"{left + point:.1f}" for point in range(68)}
-    return values | {f"y_{point}": f"{top + point:.1f}" for point in range(68)}
+    return values | {f"y_{point}": f"{top + (point + 59) % 68:.1f}" for point in range(68)}
 
 
 def csv(rows: list[dict[str, str]], header: list[str] = HEADER, end: str = "\n") -> bytes:
@@ -41,7 +41,7 @@ def test_columns_are_found_by_name_in_any_order() -> None:
         assert len(landmarks) == 3
         assert landmarks.success.tolist() == [True, False, True]
         assert landmarks.x.tolist() == [[10 * frame + point for point in range(68)] for frame in (1, 2, 3)]
-        assert landmarks.y.tolist() == [[50 + point for point in range(68)]] * 3
+        assert landmarks.y.tolist() == [[50 + (point + 59) % 68 for point in range(68)]] * 3
 
 
 def test_a_path_reads_as_its_bytes_do(tmp_path: Path) -> None:
@@ -103,8 +103,50 @@ def test_a_frame_without_a_face_takes_the_box_of_the_nearest_frame_of_the_whole_
 def test_a_face_in_fewer_than_half_of_the_chosen_frames_is_refused() -> None:
     landmarks = read(csv([row(frame, success=frame > 3) for frame in range(1, 7)]))
     assert landmarks.boxes([1, 2, 3, 4], 1280, 720)[1] == 2
-    with pytest.raises(DataError, match=r"a\.csv: no face in 3 of 5 frames; at least half need one"):
+    with pytest.raises(DataError, match=r"a\.csv: no face in 3 of 5 frames; at least half need a face; leave"):
         landmarks.boxes([0, 1, 2, 3, 4], 1280, 720)
+
+
+def test_points_outside_the_picture_or_at_one_place_are_said_to_be_so() -> None:
+    outside = [row(frame, left=5000) for frame in (1, 2)]
+    flat = [row(frame) | {name: "7" for name in POINTS} for frame in (1, 2, 3)]
+    for rows, words in (
+        (
+            outside,
+            r"a\.csv: the landmarks lie outside the 1280x720 picture in 2 of 2 frames; at least half need a face",
+        ),
+        (flat, r"a\.csv: the landmarks have no extent, all are at one place or in one line, in 3 of 3 frames"),
+        (flat[:1], r"in 1 of 1 frame; at least half"),
+    ):
+        with pytest.raises(DataError, match=words):
+            read(csv(rows)).boxes(range(len(rows)), 1280, 720)
+
+
+def exchanged(face: dict[str, str]) -> dict[str, str]:
+    return face | {f"{a}_{point}": face[f"{b}_{point}"] for a, b in ("xy", "yx") for point in range(68)}
+
+
+def mirrored(face: dict[str, str], axis: str) -> dict[str, str]:
+    return face | {f"{axis}_{point}": str(250 - float(face[f"{axis}_{point}"])) for point in range(68)}
+
+
+def test_faces_that_do_not_stand_upright_are_refused() -> None:
+    # chin and brows above each other, the chin 3 pixels off to either side: a face leans a little
+    for chin in (-3, 3):
+        face = row(1) | {f"x_{point}": "130" for point in range(17, 27)} | {"x_8": str(130 + chin)}
+        read(csv([face])).boxes([0], 1280, 720)
+        read(csv([mirrored(face, "x")])).boxes([0], 1280, 720)
+        for wrong in (exchanged(face), mirrored(face, "y")):
+            told = r"a\.csv: the brows are not above the chin in most frames: are its x and y columns exchanged\?"
+            with pytest.raises(DataError, match=told):
+                read(csv([wrong])).boxes([0], 1280, 720)
+
+
+def test_half_of_the_faces_may_not_be_upright() -> None:
+    faces = [row(1), mirrored(row(2), "y"), row(3) | {"success": "0"}]
+    assert read(csv(faces)).boxes([0, 1], 1280, 720)[1] == 0
+    with pytest.raises(DataError, match="the brows are not above the chin"):
+        read(csv([*faces, mirrored(row(4), "y")])).boxes([0], 1280, 720)
 
 
 def test_a_frame_beyond_the_rows_is_refused() -> None:

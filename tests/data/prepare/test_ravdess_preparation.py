@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from torchmsaf.data.prepare.plan import plan_ravdess
 from torchmsaf.data.prepare.ravdess import Report, Settings, prepare_clip, prepare_ravdess
 from torchmsaf.data.prepared import Prepared
 from torchmsaf.errors import DataError
@@ -28,7 +29,7 @@ FRAMES, RATE, WIDTH, HEIGHT = 26, 8, 96, 64  # 3.25 s
 FIRST, SECOND, THIRD = "01-01-03-01-01-01-01", "01-01-01-01-02-02-01", "01-01-08-02-01-01-02"
 
 
-def encode(codec: str = "libx264", seconds: float = 3.25, sound: bool = True) -> bytes:
+def encode(codec: str = "libx264", seconds: float = 3.25, sound: bool = True, loud: float = 0.3) -> bytes:
     stream = io.BytesIO()
     with av.open(stream, "w", format="mp4") as container:
         video = container.add_stream(codec, rate=RATE)
@@ -41,7 +42,7 @@ def encode(codec: str = "libx264", seconds: float = 3.25, sound: bool = True) ->
         container.mux(video.encode())
         if audio is not None:
             time = np.arange(round(seconds * 44_100)) / 44_100
-            wave = (0.3 * np.sin(2 * np.pi * 220 * time) * 32767).astype(np.int16)
+            wave = (loud * np.sin(2 * np.pi * 220 * time) * 32767).astype(np.int16)
             frame = av.AudioFrame.from_ndarray(wave[None], format="s16", layout="mono")
             frame.rate = 44_100
             container.mux([*audio.encode(frame), *audio.encode()])
@@ -49,9 +50,9 @@ def encode(codec: str = "libx264", seconds: float = 3.25, sound: bool = True) ->
 
 
 def openface(rows: int = FRAMES, columns: int = 68) -> bytes:
-    """A csv as OpenFace writes it: 68 points in a box from (20, 10) to (60, 50)."""
+    """A csv as OpenFace writes it: 68 points in a box from (20, 10) to (60, 50), the chin the lowest."""
     names = ["frame", "success", *(f"{axis}_{point}" for axis in "xy" for point in range(columns))]
-    x, y = np.linspace(20, 60, columns), np.linspace(10, 50, columns)
+    x, y = np.linspace(20, 60, columns), np.roll(np.linspace(10, 50, columns), 9)
     points = ", ".join(f"{value:.1f}" for value in (*x, *y))
     return "\n".join([", ".join(names), *(f"{row + 1}, 1, {points}" for row in range(rows)), ""]).encode()
 
@@ -106,7 +107,8 @@ def test_a_clip_has_its_arrays_and_facts(raw: Path) -> None:
     assert prepared.entries[2].facts == {
         "actor": 2, "gender": "female", "emotion": "surprised", "label": 7, "intensity": "strong", "statement": 1,
         "repetition": 1, "source": f"Actor_02/{THIRD}.mp4", "frames": [11, 12, 13, 14], "total_frames": FRAMES,
-        "frame_rate": 8.0, "codec": "h264", "filled_boxes": 0, "audio_seconds": 2.45, "made_up": False,
+        "frame_rate": 8.0, "codec": "h264", "filled_boxes": 0, "audio_seconds": 2.45, "audio_peak": pytest.approx(0.3, abs=0.02),
+        "made_up": False,
     }  # fmt: skip
     video, audio = prepared.read(0, "video"), prepared.read(0, "audio")
     assert (video.shape, video.dtype) == ((3, 4, 32, 32), torch.uint8)
@@ -257,6 +259,16 @@ BAD: list[tuple[Callable[[Path, bytes], object], str, str]] = [
         f"{FIRST}.mp4",
         f"has 0 bytes here and .* in Actor_01/{FIRST}.mp4; keep",
     ),
+    (
+        lambda raw, mp4: (raw / f"{FIRST}.mp4").write_bytes(mp4[:-1] + b"?"),
+        f"{FIRST}.mp4",
+        rf"^is not the same here and in Actor_01/{FIRST}\.mp4, both of \d+ bytes; keep the right one$",
+    ),
+    (
+        lambda raw, _: put(raw, "01-01-02-01-01-01-01", None),
+        "landmarks/01-01-02-01-01-01-01.csv",
+        "^landmarks without a video 01-01-02-01-01-01-01.mp4",
+    ),
     (lambda raw, _: (raw / "a.zip").write_bytes(b"PK"), "a.zip", "^the archive is broken or not completely downloaded"),
 ]
 
@@ -302,11 +314,70 @@ def test_a_wrong_checksum_in_an_archive_is_a_refusal(raw: Path, mp4: bytes) -> N
 def test_a_clip_in_two_places_is_taken_once(raw: Path) -> None:
     shutil.copytree(raw / "Actor_01", raw / "again" / "Actor_01")
     report = prepare(raw)
-    assert (report.prepared, report.refused) == (3, ())
+    assert (report.prepared, report.refused, report.set_aside) == (3, (), {"copies": 2})
     shutil.copy(raw / "Actor_01" / f"{FIRST}.mp4", raw / "Actor_02")
     report = prepare(raw)
     assert list(reasons(report)) == [f"Actor_02/{FIRST}.mp4"]
     assert len(Prepared.open(report.path)) == 3
+
+
+def test_a_copy_in_an_archive_is_compared_by_its_checksum(raw: Path, mp4: bytes) -> None:
+    for content, refused in ((mp4, []), (mp4[:-1] + b"?", [f"Actor_01/{FIRST}.mp4"])):
+        with zipfile.ZipFile(raw / "Video_Speech_Actor_01.zip", "w") as archive:
+            archive.writestr(f"Actor_01/{FIRST}.mp4", content)
+        plan = plan_ravdess(raw)
+        assert [refusal.where for refusal in plan.refused] == refused
+        assert plan.set_aside == ({} if refused else {"copies": 1})
+    assert f"here and in Video_Speech_Actor_01.zip!Actor_01/{FIRST}.mp4, both of" in plan.refused[0].reason
+
+
+def test_landmarks_of_actors_whose_videos_are_not_there_are_left_alone(raw: Path) -> None:
+    for stem in ("01-01-01-01-01-01-03", "01-01-02-01-01-01-03", "01-01-01-01-01-01-04"):
+        put(raw, stem, None)
+    (raw / "Actor_04" / "01-01-02-01-01-01-04.mp4").touch()  # a video, though a bad one
+    plan = plan_ravdess(raw)
+    assert plan.set_aside == {"landmarks of actors without videos": 2}
+    assert [refusal.where for refusal in plan.refused] == [
+        "Actor_04/01-01-02-01-01-01-04.mp4",
+        "landmarks/01-01-01-01-01-01-04.csv",
+    ]
+
+
+def test_a_failing_command_leaves_no_version_behind(raw: Path) -> None:
+    with pytest.raises(DataError, match="jobs is 0; at least 1 is needed"):
+        prepare(raw, jobs=0)
+    for stem in (FIRST, SECOND, THIRD):
+        put(raw, stem, b"")
+    with pytest.raises(DataError, match="not one clip could be prepared"):
+        prepare(raw)
+    assert not (raw.parent / "out").exists()
+
+
+def test_a_version_without_a_clip_does_not_stand_in_the_way(raw: Path, mp4: bytes) -> None:
+    for stem in (FIRST, SECOND, THIRD):
+        put(raw, stem, b"broken")
+    with pytest.raises(DataError, match="not one clip could be prepared"):
+        prepare(raw, settings=replace(SMALL, size=33))
+    put(raw, THIRD, mp4)
+    report = prepare(raw)
+    assert len(list((raw.parent / "out").iterdir())) == 2
+    assert Prepared.open(raw.parent / "out").path == report.path
+
+
+def test_clips_with_little_sound_or_few_faces_are_told_of_in_every_run(raw: Path) -> None:
+    put(raw, SECOND, encode(seconds=0.53))
+    put(raw, THIRD, encode(loud=0))
+    lines = CSV.decode().splitlines()
+    lines[13] = lines[13].replace(", 1, ", ", 0, ", 1)
+    lines[14] = lines[14].replace(", 1, ", ", 0, ", 1)
+    put(raw, FIRST, None, "\n".join(lines).encode())
+    report = prepare(raw)
+    assert report.refused == ()
+    short, filled, silent = report.doubtful
+    assert re.fullmatch(rf"{SECOND}: only 0\.\d\d s of sound, zeros follow", short)
+    assert filled == f"{FIRST}: 2 of 4 frames have the face box of another frame"
+    assert silent == f"{THIRD}: its sound is silent"
+    assert prepare(raw).doubtful == report.doubtful
 
 
 def test_a_mended_clip_is_prepared_in_the_next_run_and_a_spoiled_one_leaves_the_index(raw: Path, mp4: bytes) -> None:
@@ -367,11 +438,11 @@ def test_folders_without_what_is_needed_say_what_is_there(tmp_path: Path, mp4: b
     (raw / "01-02-03-01-01-01-01.mp4").touch()
     with pytest.raises(DataError, match=r"holds none of the full-AV .*; found: 1 song, 1 video only$"):
         prepare(raw)
-    with pytest.raises(DataError, match=r"mp4 is no zip archive, or is broken"):
+    with pytest.raises(DataError, match=r"mp4 is one file; a folder or a zip archive is needed"):
         prepare(raw / "02-01-03-01-01-01-01.mp4")
     put(raw, FIRST, mp4, None)
     with pytest.raises(
-        DataError, match=r"raw holds 1 recordings and no landmark file; put the facial landmarks, .*3255102"
+        DataError, match=r"raw holds 1 recording and no landmark file; put the facial landmarks, .*3255102.* it$"
     ):
         prepare(raw)
     put(raw, FIRST, b"broken")
@@ -388,10 +459,10 @@ def test_a_folder_that_cannot_be_written_is_an_error_at_once(raw: Path, monkeypa
         prepare(raw)
     (raw.parent / "out").unlink()
 
-    def full(*_: object, **__: object) -> None:
+    def full(path: Path, data: bytes) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("safetensors.numpy.save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     told: list[int] = []
     with pytest.raises(DataError, match=f"{SECOND}.safetensors cannot be written: .*No space left"):
         prepare(raw, told=lambda done, total: told.append(done))

@@ -198,5 +198,7 @@ def test_a_root_that_is_not_there_or_no_archive_is_an_error(tmp_path: Path) -> N
     ):
         find_files(tmp_path / "no")
     (tmp_path / "x.mp4").write_bytes(b"1")
-    with pytest.raises(DataError, match=r"x\.mp4 is no zip archive, or is broken; give a zip archive, or the folder"):
+    with pytest.raises(
+        DataError, match=r"x\.mp4 is one file; a folder or a zip archive is needed: give the folder that"
+    ):
         find_files(tmp_path / "x.mp4")

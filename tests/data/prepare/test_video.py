@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from torchmsaf.data.prepare.audio import read_audio
 from torchmsaf.data.prepare.frames import consecutive, uniform
 from torchmsaf.data.prepare.video import Video, read_video
 from torchmsaf.errors import DataError
 
 av = pytest.importorskip("av")
+SHARED = os.environ.get("TORCHMSAF_SHARED_DATA")
+needs_shared = pytest.mark.skipif(not SHARED, reason="TORCHMSAF_SHARED_DATA names no folder")
 FRAMES, WIDTH, HEIGHT = 40, 64, 48
 
 
@@ -231,3 +235,29 @@ def test_a_file_of_sound_has_no_video_track() -> None:
 def test_a_choice_that_the_clip_cannot_serve_is_refused(clip: bytes, choose: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):
         read(clip, choose)
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    ("name", "codec", "size", "total", "seconds"),
+    [
+        ("mmaction2_test.avi", "mpeg4", (240, 320), 164, 6.56),
+        ("mmaction2_test.mp4", "h264", (256, 340), 300, None),
+        ("mmaction2_demo.mp4", "h264", (256, 340), 300, None),
+    ],
+)
+def test_real_clips_are_read(name: str, codec: str, size: tuple[int, int], total: int, seconds: float | None) -> None:
+    path = Path(SHARED or "") / "clips" / name
+    for rule in (consecutive, uniform):
+        video = read_video(path, name, lambda total, rule=rule: rule(total, 8))
+        assert (video.codec, video.total, video.indices) == (codec, total, tuple(rule(total, 8)))
+        assert video.frames.shape == (8, *size, 3)
+        assert 20 < video.frames.mean() < 235
+        assert video.frames.std() > 20
+    if seconds is None:
+        with pytest.raises(DataError, match=rf"{name} has no audio track"):
+            read_audio(path, name)
+    else:
+        wave = read_audio(path, name)
+        assert wave.size / 44_100 == pytest.approx(seconds, abs=0.1)
+        assert 0.05 < np.abs(wave).max() <= 1

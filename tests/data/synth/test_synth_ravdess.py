@@ -218,6 +218,7 @@ def test_archives_are_kept_and_the_landmarks_of_more_actors_join(archives: Path)
         ({"clips": 61}, r"61 clips an actor: RAVDESS has 60; ask for 1 to 60"),
         ({"width": 161}, r"width is 161; an even number of pixels, 64 or more, is needed"),
         ({"height": 62}, r"height is 62; an even number of pixels, 64 or more, is needed"),
+        ({"width": 18, "height": 10}, r"height is 10; an even number of pixels, 64 or more, is needed"),
         ({"seconds": 0.9}, r"seconds is 0\.9; 1 or more is needed"),
         ({"seconds": float("nan")}, r"seconds is nan; 1 or more is needed"),
         ({"frame_rate": Fraction(0)}, r"frame_rate is 0; more than 0 frames a second are needed"),
@@ -230,3 +231,33 @@ def test_what_cannot_be_made_is_refused_before_anything_is_written(
     with pytest.raises(DataError, match=rf"^{words}$"):
         synth_ravdess(tmp_path / "out", **{**SMALL, **wrong})
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path, zipped: bool) -> None:
+    (tmp_path / "file").touch()
+    for out, why in (("file", "File exists|Not a directory"), ("file/in", "Not a directory")):
+        with pytest.raises(DataError, match=rf"{out}/.* cannot be written: ({why}); choose another folder"):
+            synth_ravdess(tmp_path / out, actors=[3], clips=1, zipped=zipped, **SMALL)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_full_disk_is_an_error_and_leaves_nothing_half_written(tmp_path: Path, zipped: bool) -> None:
+    """What is written beyond a size fails in the system itself."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(DataError, match=r"03\.(csv|zip) cannot be written: File too large; choose another folder"):
+            synth_ravdess(tmp_path, actors=[3], clips=1, zipped=zipped, **SMALL)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not contents(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_process_that_cannot_write_says_so(tmp_path: Path) -> None:
+    pytest.importorskip("joblib")
+    (tmp_path / "FacialTracking").touch()
+    with pytest.raises(DataError, match=r"01-01-0[12]-01-01-01-03\.csv cannot be written: File exists; choose another"):
+        synth_ravdess(tmp_path, actors=[3], clips=2, **{**SMALL, "jobs": 2})

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from torchmsaf.data.counted import counted
 from torchmsaf.data.prepare.video import CONTAINERS
 from torchmsaf.errors import DataError, require
 
@@ -126,7 +127,7 @@ def _check_length(file: BinaryIO, name: str) -> bool:
         raise DataError(f"{name} is empty; copy or download it again")
     size = int.from_bytes(head[4:8], "little")
     if head[:4] == b"RIFF" and size not in _UNKNOWN_SIZES and size > length + _SIZE_SLACK:
-        raise DataError(f"{name} is cut off: it has {length} of {size + 8} bytes; copy or download it again")
+        raise DataError(f"{name} is cut off: it has {length} of {counted(size + 8, 'byte')}; copy or download it again")
     return head[4:8] == b"ftyp"
 
 

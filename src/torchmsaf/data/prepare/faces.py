@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from torchmsaf.data.counted import counted
 from torchmsaf.data.prepare.frames import nearest_boxes
 from torchmsaf.errors import DataError, require
 
@@ -53,7 +54,9 @@ def find_faces(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
     boxes, own = _follow(found)
     missed = int((~own).sum())
     if 2 * missed > len(frames) or not own.any():
-        raise DataError(f"no face in {missed} of {len(frames)} frames; give landmarks for this clip, or leave it out")
+        raise DataError(
+            f"no face in {missed} of {counted(len(frames), 'frame')}; give landmarks for this clip, or leave it out"
+        )
     return nearest_boxes(boxes, own, np.arange(len(frames)))
 
 

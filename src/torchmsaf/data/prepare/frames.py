@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from torchmsaf.data.counted import counted
 from torchmsaf.errors import DataError
 
 # T frames, H rows, W columns, S side of the square that comes out
@@ -32,9 +33,7 @@ def consecutive(total: int, count: int) -> list[int]:
     """
     _check(total, count)
     if total < count:
-        raise DataError(
-            f"the clip has {total} frames and {count} consecutive ones are needed; take fewer, or sample uniformly"
-        )
+        raise DataError(f"the clip has {counted(total, 'frame')} and {count} consecutive ones are needed")
     first = (total - count) // 2
     return list(range(first, first + count))
 

@@ -12,12 +12,16 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from torchmsaf.data.counted import counted
 from torchmsaf.data.prepare.frames import nearest_boxes
 from torchmsaf.errors import DataError
 
 POINTS = 68
 # x_0 is in pixels; X_0 is in millimetres, and another column
 COLUMNS = ("frame", "success", *(f"{axis}_{point}" for axis in "xy" for point in range(POINTS)))
+BROWS, CHIN = slice(17, 27), 8  # points
+# the chin of an upright face is 0.8 or more of the face's height below the brows, that of exchanged columns about 0
+LOWER = 0.25
 # C++ programs write "not a number" in several ways: nan, -nan, -nan(ind)
 _NAN = re.compile(r"[+-]?nan(\(\w*\))?", re.IGNORECASE)
 
@@ -44,8 +48,9 @@ class Landmarks:
     def boxes(self, indices: Sequence[int], width: int, height: int) -> tuple[NDArray[np.float64], int]:
         """The box around the points of each chosen frame, cut off at the frame's edges.
 
-        A frame has no face where ``success`` is False, a point is not finite, or nothing of the box is in the frame. It
-        gets the box of the nearest frame of the whole clip that has a face; of two at one distance, the earlier.
+        A frame has no face where ``success`` is False, a point is not finite, the points have no extent, or nothing of
+        the box is in the frame. It gets the box of the nearest frame of the whole clip that has a face; of two at one
+        distance, the earlier.
 
         Args:
             indices: T frame numbers, from 0: row numbers here.
@@ -56,7 +61,8 @@ class Landmarks:
             ``(T, 4)`` left, top, right, bottom in pixels, and how many of the T have their box from another frame.
 
         Raises:
-            DataError: a frame number without a row, no frame number at all, or a face in fewer than half of the frames.
+            DataError: a frame number without a row, no frame number at all, a face in fewer than half of the frames, or
+                faces that do not stand upright in most of the clip's.
         """
         if not len(indices):
             raise DataError(f"{self.name}: boxes of 0 frames are asked for; 1 or more is needed")
@@ -70,15 +76,41 @@ class Landmarks:
         with np.errstate(invalid="ignore"):
             edges = [self.x.min(axis=1), self.y.min(axis=1), self.x.max(axis=1), self.y.max(axis=1)]
         boxes = np.stack(edges, axis=1)
-        finite = np.isfinite(boxes).all(axis=1)
+        found = self.success & np.isfinite(boxes).all(axis=1)
+        wide = found & _extended(boxes)
+        self._check_upright(wide)
         boxes = np.clip(boxes, 0, [width, height, width, height])
-        own = self.success & finite & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        own = wide & _extended(boxes)
         filled = int((~own[wanted]).sum())
         if 2 * filled > len(wanted):
-            raise DataError(
-                f"{self.name}: no face in {filled} of {len(wanted)} frames; at least half need one; leave the clip out"
-            )
+            why = self._missing(found[wanted], wide[wanted], own[wanted], f"{width}x{height}")
+            raise DataError(f"{self.name}: {why}; at least half need a face; leave the clip out")
         return nearest_boxes(boxes, own, wanted), filled
+
+    def _check_upright(self, wide: NDArray[np.bool_]) -> None:
+        y = self.y[wide]
+        tall = np.ptp(y, axis=1)
+        upright = y[:, CHIN] - y[:, BROWS].mean(axis=1) > LOWER * tall
+        if 2 * upright.sum() < len(y):
+            raise DataError(
+                f"{self.name}: the brows are not above the chin in most frames: are its x and y columns exchanged?"
+            )
+
+    @staticmethod
+    def _missing(found: NDArray[np.bool_], wide: NDArray[np.bool_], own: NDArray[np.bool_], picture: str) -> str:
+        """What most of the frames without a face lack."""
+        of = f"of {counted(len(own), 'frame')}"
+        none, flat, outside = (int(one.sum()) for one in (~found, found & ~wide, wide & ~own))
+        if outside > max(none, flat):
+            return f"the landmarks lie outside the {picture} picture in {outside} {of}"
+        if flat > none:
+            return f"the landmarks have no extent, all are at one place or in one line, in {flat} {of}"
+        return f"no face in {none + flat + outside} {of}"
+
+
+def _extended(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
+    extended: NDArray[np.bool_] = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    return extended
 
 
 def read_landmarks(source: str | Path | BinaryIO, name: str) -> Landmarks:
@@ -106,7 +138,8 @@ def read_landmarks(source: str | Path | BinaryIO, name: str) -> Landmarks:
         texts = line.split(",")
         if len(texts) != fields:
             raise DataError(
-                f"{name}: line {number} has {len(texts)} fields and the header {fields}; the file is damaged, get it again"
+                f"{name}: line {number} has {counted(len(texts), 'field')} and the header {fields}; the file is damaged, "
+                "get it again"
             )
         chosen = pick(texts)
         try:

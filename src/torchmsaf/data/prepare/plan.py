@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from torchmsaf.data.counted import counted
 from torchmsaf.data.prepare.raw import RawFile, Refusal, find_files
 from torchmsaf.data.ravdess import MODALITIES, RavdessName
 from torchmsaf.errors import DataError
@@ -69,13 +71,14 @@ def plan_ravdess(raw: Path) -> Plan:
             set_aside[kind] += 1
         else:
             found[kind].setdefault(name.stem, []).append(file)
-    videos, landmarks = (_each_once(found[kind], refused) for kind in (VIDEO, LANDMARKS))
-    clips = _pairs(videos, landmarks, refused)
+    videos, landmarks = (_each_once(found[kind], refused, set_aside) for kind in (VIDEO, LANDMARKS))
     if not videos and not any(refusal.name.lower().endswith(VIDEO) for refusal in refused):
         others = dict(set_aside) | ({"landmarks": len(landmarks)} if landmarks else {})
         raise DataError(f"{raw} holds none of the {NEEDED}; {_listed(others)}{_first(refused)}")
     if videos and not landmarks and not any(refusal.name.lower().endswith(LANDMARKS) for refusal in refused):
-        raise DataError(f"{raw} holds {len(videos)} recordings and no landmark file; put the {NEEDED_TOO} beside them")
+        held = f"{raw} holds {counted(len(videos), 'recording')} and no landmark file"
+        raise DataError(f"{held}; put the {NEEDED_TOO} beside {'it' if len(videos) == 1 else 'them'}")
+    clips = _pairs(videos, landmarks, refused, set_aside)
     return Plan(clips, dict(set_aside), tuple(refused))
 
 
@@ -108,25 +111,42 @@ def _kind(file: RawFile) -> tuple[str, RavdessName | None]:
     return suffix, name
 
 
-def _each_once(found: dict[str, list[RawFile]], refused: list[Refusal]) -> dict[str, RawFile]:
+def _each_once(found: dict[str, list[RawFile]], refused: list[Refusal], set_aside: Counter[str]) -> dict[str, RawFile]:
     """The first of the places where a file lies; empty files, and other files under the same name, are refused."""
     once = {}
     for stem, files in found.items():
         first = files[0]
-        other = next((file for file in files if file.size != first.size), None)
-        if other is not None:
-            reason = f"has {first.size} bytes here and {other.size} bytes in {other.where}; keep the right one"
-        elif not first.size:
-            reason = "is empty; download it again"
-        else:
-            once[stem] = first
+        reason = _differs(first, files[1:]) or (None if first.size else "is empty; download it again")
+        if reason is not None:
+            refused.append(Refusal(first.name, first.where, reason))
             continue
-        refused.append(Refusal(first.name, first.where, reason))
+        once[stem] = first
+        if len(files) > 1:
+            set_aside["copies"] += len(files) - 1
     return once
 
 
-def _pairs(videos: dict[str, RawFile], landmarks: dict[str, RawFile], refused: list[Refusal]) -> tuple[Clip, ...]:
+def _differs(first: RawFile, others: list[RawFile]) -> str | None:
+    """Why a file cannot be used that lies in other places, too: it is another one there."""
+    for other in others:
+        if other.size != first.size:
+            here, there = (counted(file.size, "byte") for file in (first, other))
+            return f"has {here} here and {there} in {other.where}; keep the right one"
+    for other in others:
+        try:
+            same = first.checksum() == other.checksum()
+        except DataError as error:
+            return f"cannot be compared with its copy in {other.where} ({error}); keep the right one"
+        if not same:
+            return f"is not the same here and in {other.where}, both of {first.size} bytes; keep the right one"
+    return None
+
+
+def _pairs(
+    videos: dict[str, RawFile], landmarks: dict[str, RawFile], refused: list[Refusal], set_aside: Counter[str]
+) -> tuple[Clip, ...]:
     wrong = {refusal.name.lower(): refusal for refusal in refused}
+    filmed = {RavdessName.parse(stem).actor for stem in videos} | _filmed(refused)
     clips = []
     for stem in sorted(videos.keys() | landmarks.keys()):
         video, points = videos.get(stem), landmarks.get(stem)
@@ -136,9 +156,22 @@ def _pairs(videos: dict[str, RawFile], landmarks: dict[str, RawFile], refused: l
             cause = wrong.get(stem + LANDMARKS)
             reason = f"its landmark file {cause.where} is refused" if cause else f"no landmark file {stem}{LANDMARKS}"
             refused.append(Refusal(video.name, video.where, reason))
+        elif points is not None and RavdessName.parse(stem).actor not in filmed:
+            set_aside["landmarks of actors without videos"] += 1
         elif points is not None and stem + VIDEO not in wrong:
             refused.append(Refusal(points.name, points.where, f"landmarks without a video {stem}{VIDEO}"))
     return tuple(clips)
+
+
+def _filmed(refused: list[Refusal]) -> set[int]:
+    """The actors of full-AV speech recordings that are there and are refused."""
+    actors = set()
+    for refusal in refused:
+        with suppress(DataError):
+            name = RavdessName.parse(refusal.name)
+            if (name.modality, name.channel) == (1, 1) and Path(refusal.name).suffix.lower() != LANDMARKS:
+                actors.add(name.actor)
+    return actors
 
 
 def _listed(counts: dict[str, int]) -> str:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from torchmsaf.data.counted import counted
 from torchmsaf.data.natural_order import natural_key
 from torchmsaf.data.prepare.audio import cut, read_audio
 from torchmsaf.data.prepare.faces import find_faces
@@ -33,6 +34,9 @@ RECIPE = 1  # to be raised when the same settings give other bytes
 RATE = 44_100  # samples of sound a second
 PIECE = {"offset": 0.5, "duration": 2.45}  # seconds of sound
 MFCC = {"coefficients": 13, "n_fft": 2048, "hop": 512, "mels": 128, "top_db": 80.0}
+LEAST_SOUND = 1.0  # seconds
+LEAST_PEAK = 1e-4  # of 1: three steps of a 16-bit file
+MOST_FILLED = 0.25  # of the frames
 MOST_LINES = 20  # of refusals in one message
 
 Source = RawFile | str | Path | BinaryIO
@@ -88,6 +92,7 @@ class Report:
         earlier: clips in the index that an earlier run had prepared from files that are not in the folder any more.
         set_aside: files that are left alone, by kind: ``video only``, ``audio only``, ``song``, ``other``, …
         refused: files that cannot be used; they are in the index, too.
+        doubtful: ``ID: what is doubtful``, of every clip in the index: little or no sound, or many frames without a face.
     """
 
     path: Path
@@ -96,6 +101,7 @@ class Report:
     earlier: int
     set_aside: dict[str, int]
     refused: tuple[Refusal, ...]
+    doubtful: tuple[str, ...] = ()
 
 
 def prepare_clip(
@@ -113,7 +119,8 @@ def prepare_clip(
     Returns:
         ``{"video": (3, T, S, S) uint8 RGB, "audio": (13, 212) float32}`` and the facts: ``frames`` (the T frame
         numbers), ``total_frames``, ``frame_rate``, ``codec``, ``filled_boxes`` (frames with the box of another frame; None
-        without landmarks), ``audio_seconds`` (of sound; zeros follow up to 2.45 s) and ``made_up`` (by torchmsaf).
+        without landmarks), ``audio_seconds`` (of sound; zeros follow up to 2.45 s), ``audio_peak`` (the largest
+        absolute sample of the 2.45 s, 0 to 1) and ``made_up`` (by torchmsaf).
 
     Raises:
         DataError: a file cannot be used, or the two do not fit together.
@@ -138,6 +145,7 @@ def prepare_clip(
         "codec": seen.codec,
         "filled_boxes": filled,
         "audio_seconds": min(len(piece), len(wave) - round(PIECE["offset"] * RATE)) / RATE,
+        "audio_peak": float(np.abs(piece).max()),
         "made_up": seen.comment.startswith(MADE_UP),
     }
     return arrays, facts
@@ -174,6 +182,9 @@ def prepare_ravdess(
     require("av", "video")
     require("safetensors", "video")
     plan = plan_ravdess(Path(raw))
+    run_tasks(_prepare, (), jobs)  # says what is wrong with jobs before a folder is made
+    if not plan.clips:
+        _check(raw, _in_order(plan.refused), 0, strict)
     writer = PreparedWriter(out, SET_NAME, settings.parameters())
     stamps = writer.stamps()
     to_do = [_Task(clip, writer, settings) for clip in plan.clips if stamps.get(clip.name.stem) != clip.stamp]
@@ -189,15 +200,17 @@ def prepare_ravdess(
             told(done, len(plan.clips))
 
     run_tasks(_prepare, to_do, jobs, count)
-    refused = sorted([*plan.refused, *failed], key=lambda one: natural_key(one.where))
+    refused = _in_order([*plan.refused, *failed])
     prepared = len(to_do) - len(failed)
     _check(raw, refused, prepared + already, strict)
     # a clip that is refused now may be there from an earlier state of its files; a misplaced copy of a good one is too
     good = {clip.name.stem for clip in plan.clips} - {Path(one.name).stem for one in failed}
     wrong = {Path(one.name).stem for one in refused if one.name.lower().endswith(VIDEO)} - good
     ids = writer.stamps().keys() - wrong
-    writer.finish([asdict(one) for one in refused], ids=ids)
-    return Report(writer.path, prepared, already, len(ids) - prepared - already, plan.set_aside, tuple(refused))
+    made = writer.finish([asdict(one) for one in refused], ids=ids)
+    doubtful = tuple(sorted(f"{entry.id}: {doubt}" for entry in made.entries for doubt in _doubts(entry.facts)))
+    earlier = len(ids) - prepared - already
+    return Report(writer.path, prepared, already, earlier, plan.set_aside, tuple(refused), doubtful)
 
 
 @dataclass(frozen=True)
@@ -237,6 +250,17 @@ def _facts(name: RavdessName) -> dict[str, Any]:
     }
 
 
+def _doubts(facts: dict[str, Any]) -> Iterator[str]:
+    """What a person should look at in a clip that could be prepared."""
+    seconds, frames, filled = facts["audio_seconds"], len(facts["frames"]), facts["filled_boxes"] or 0
+    if seconds < LEAST_SOUND:
+        yield f"only {seconds:.2f} s of sound, zeros follow"
+    if facts.get("audio_peak", 1.0) < LEAST_PEAK:  # clips of earlier versions do not say it
+        yield "its sound is silent"
+    if filled > MOST_FILLED * frames:
+        yield f"{filled} of {counted(frames, 'frame')} {'has' if filled == 1 else 'have'} the face box of another frame"
+
+
 def _read_boxes(video: Video, name: str, landmarks: Source, slack: int) -> tuple[NDArray[np.float64], int]:
     title = landmarks.name if isinstance(landmarks, RawFile | Path) else f"the landmark file of {name}"
     with _opened(landmarks) as file:
@@ -244,7 +268,8 @@ def _read_boxes(video: Video, name: str, landmarks: Source, slack: int) -> tuple
     if abs(len(points) - video.total) > slack:
         within = f", give or take {slack}" if slack else ""
         raise DataError(
-            f"{title} has {len(points)} rows and the video has {video.total} frames; a row a frame{within} is needed"
+            f"{title} has {counted(len(points), 'row')} and the video has {counted(video.total, 'frame')}; a row a "
+            f"frame{within} is needed"
         )
     rows = [min(index, len(points) - 1) for index in video.indices]
     return points.boxes(rows, video.frames.shape[2], video.frames.shape[1])
@@ -266,6 +291,10 @@ def _opened(source: Source) -> Iterator[str | Path | BinaryIO]:
         yield file
 
 
+def _in_order(refused: Iterable[Refusal]) -> list[Refusal]:
+    return sorted(refused, key=lambda one: natural_key(one.where))
+
+
 def _check(raw: Path, refused: Sequence[Refusal], usable: int, strict: bool) -> None:
     lines = "".join(f"\n  {refusal}" for refusal in refused[:MOST_LINES])
     if len(refused) > MOST_LINES:
@@ -274,6 +303,7 @@ def _check(raw: Path, refused: Sequence[Refusal], usable: int, strict: bool) -> 
         raise DataError(f"{raw}: not one clip could be prepared; refused are{lines}")
     if strict and refused:
         raise DataError(
-            f"{raw}: {len(refused)} files are refused, so the index is not written; what is prepared stays for the next "
-            f"run, when they are mended, taken away, or accepted without strict:{lines}"
+            f"{raw}: {counted(len(refused), 'file')} {'is' if len(refused) == 1 else 'are'} refused, so the index is not "
+            "written; what is prepared stays for the next run, when they are mended, taken away, or accepted without "
+            f"strict:{lines}"
         )

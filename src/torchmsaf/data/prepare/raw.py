@@ -9,6 +9,7 @@ import re
 import stat
 import struct
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from torchmsaf.errors import DataError
 MOST_BYTES = 2**30  # a member of an archive may not say that it is larger
 # what zipfile raises on bytes it cannot read
 BROKEN_ZIP = (*BROKEN, lzma.LZMAError, struct.error)
+_CHUNK = 2**20  # bytes read at a time
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _SEPARATOR = re.compile(r"[/\\]")
 _ENCRYPTED = 0x1 | 0x40 | 0x2000  # bits of a member's flags: by password, strongly, with its directory
@@ -57,6 +59,7 @@ class RawFile:
         stamp: changes when the file does: its size with its time of change, or with its checksum in an archive.
         path: the file itself, or the archive.
         member: the full name in the archive; None = a file in a folder.
+        crc: the CRC-32 of its content, as the archive says; None = a file in a folder.
     """
 
     name: str
@@ -65,11 +68,29 @@ class RawFile:
     stamp: str
     path: Path
     member: str | None = None
+    crc: int | None = None
 
     @property
     def folders(self) -> tuple[str, ...]:
         """The names of the folders and the archive that it lies in, the outermost first."""
         return tuple(re.split(r"[/\\!]", self.where)[:-1])
+
+    def checksum(self) -> int:
+        """The CRC-32 of its content: what the archive says, or of the file, which is read for that.
+
+        Raises:
+            DataError: the file is gone or cannot be read.
+        """
+        if self.crc is not None:
+            return self.crc
+        checksum = 0
+        try:
+            with self.path.open("rb") as file:
+                while chunk := file.read(_CHUNK):
+                    checksum = zlib.crc32(chunk, checksum)
+        except OSError as error:
+            raise DataError(f"{self.where}: cannot be read: {_why(error)}") from error
+        return checksum
 
     def open(self) -> BinaryIO:
         """The file to read from, at its start; a member of an archive is unpacked into memory.
@@ -107,7 +128,9 @@ def find_files(root: Path) -> tuple[list[RawFile], list[Refusal]]:
         found = _in_folder(root)
     elif root.is_file():
         if not zipfile.is_zipfile(root):
-            raise DataError(f"{root} is no zip archive, or is broken; give a zip archive, or the folder with the files")
+            if root.suffix.lower() == ".zip":
+                raise DataError(f"{root} is no zip archive, or is broken; download it again")
+            raise DataError(f"{root} is one file; a folder or a zip archive is needed: give the folder that it lies in")
         found = _in_archive(root, root.name)
     else:
         raise DataError(f"{root} does not exist; give the folder with the files as they were downloaded")
@@ -173,7 +196,7 @@ def _in_archive(path: Path, where: str) -> Iterator[RawFile | Refusal]:
             yield Refusal(name, place, reason)
         else:
             stamp = f"{member.file_size} bytes with checksum {member.CRC:08x}"
-            yield RawFile(name, place, member.file_size, stamp, path, member.filename)
+            yield RawFile(name, place, member.file_size, stamp, path, member.filename, member.CRC)
 
 
 def _unsafe(member: zipfile.ZipInfo, parts: list[str]) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from torchmsaf.data.counted import counted
 from torchmsaf.errors import DataError, require
 
 # FFmpeg would also take texts, pictures and playlists that name other files; these are the containers of clips and sound
@@ -143,8 +144,8 @@ def _count(file: BinaryIO, name: str, codecs: Collection[str] | None) -> _Track:
             broken = True
         stated = stream.frames
         if broken or came < stated:
-            of = f" of {stated}" if stated else ""
-            raise DataError(f"{name} is truncated: {came}{of} frames are there; get the file again")
+            there = f"{came} of {counted(stated, 'frame')}" if stated else counted(came, "frame")
+            raise DataError(f"{name} is truncated: {there} {'is' if came == 1 else 'are'} there; get the file again")
         if not times:
             raise DataError(f"{name} has a video track with 0 frames; get the file again")
         rate = float(stream.average_rate or 0)
@@ -184,7 +185,9 @@ def _decode(file: BinaryIO, name: str, track: _Track, indices: tuple[int, ...]) 
                 filled += 1
             if filled == len(indices):
                 return frames
-    raise DataError(f"{name} is damaged: {came} of {track.total} frames could be decoded; get the file again")
+    raise DataError(
+        f"{name} is damaged: {came} of {counted(track.total, 'frame')} could be decoded; get the file again"
+    )
 
 
 def _sound(container: Any, stream: Any, times: list[int] | None) -> Iterator[Any]:

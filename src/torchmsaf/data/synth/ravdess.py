@@ -11,7 +11,6 @@ tell the emotion. Either alone leaves two, so that no more than 50 % can be reac
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 from torchmsaf.data.ravdess import ACTORS, EMOTIONS, RavdessName
 from torchmsaf.data.side_by_side import run_tasks
 from torchmsaf.data.synth.recording import Clip, Recording
+from torchmsaf.data.whole_files import whole_file
 from torchmsaf.errors import DataError, require
 
 CLIPS = 60  # an actor's in RAVDESS: neutral 4, the other seven 8
@@ -102,7 +102,7 @@ def synth_ravdess(
         How many clips were written. What was there from the same seed and recording is left as it is.
 
     Raises:
-        DataError: an argument out of its range.
+        DataError: an argument out of its range, or a file cannot be written.
         MissingDependencyError: PyAV, or for more than one process joblib, is not installed.
     """
     recording = Recording(width, height, Fraction(frame_rate), float(seconds), seed)
@@ -127,7 +127,7 @@ def synth_ravdess(
 
 
 def _check(recording: Recording) -> None:
-    for side, value in (("width", recording.width), ("height", recording.height)):
+    for side, value in (("height", recording.height), ("width", recording.width)):
         if value < 64 or value % 2:
             raise DataError(f"{side} is {value}; an even number of pixels, 64 or more, is needed")
     if not 1 <= recording.seconds < float("inf"):
@@ -152,10 +152,11 @@ def _write_clips(task: _Task) -> int:
         if landmarks.exists() and video.exists() and _note_of(video) == task.recording.note:
             continue
         clip = Clip(name, task.recording)
-        with _beside(landmarks) as part:
+        with _written(landmarks) as part:
             part.write_text(clip.landmarks(), encoding="ascii", newline="\n")
-        with _beside(video) as part:
-            part.write_bytes(clip.film())
+        film = clip.film()
+        with _written(video) as part:
+            part.write_bytes(film)
         written += 1
     return written
 
@@ -184,27 +185,25 @@ def _entries(path: Path, recording: Recording) -> list[str]:
     try:
         with ZipFile(path) as archive:
             return archive.namelist() if archive.comment == recording.note.encode() else []
-    except (FileNotFoundError, BadZipFile):
+    except (OSError, BadZipFile):
         return []
 
 
 def _write_zip(path: Path, contents: Iterable[tuple[str, bytes]], recording: Recording, method: int) -> None:
-    with _beside(path) as part, ZipFile(part, "w") as archive:
+    with _written(path) as part, ZipFile(part, "w") as archive:
         archive.comment = recording.note.encode()
         for inside, content in contents:
             archive.writestr(ZipInfo(inside), content, compress_type=method)  # without the time: the same bytes again
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[Path]:
+def _written(path: Path) -> Iterator[Path]:
     """Where to write a file, so that it is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        with whole_file(path) as part:
+            yield part
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror or error}; choose another folder") from error
 
 
 def _note_of(video: Path) -> str | None:
