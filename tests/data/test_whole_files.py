@@ -20,7 +20,8 @@ def test_a_file_takes_its_place_at_the_end_and_its_folder_is_made(tmp_path: Path
     with whole_file(path) as part:
         part.write_text("new")
         assert part.parent == path.parent
-        assert part.name.startswith("file.json.") and part.name.endswith(PART)
+        assert part.name.startswith("file.json.")
+        assert part.name.endswith(PART)
         assert not path.exists()
     assert names(path.parent) == ["file.json"]
     assert path.read_text() == "new"

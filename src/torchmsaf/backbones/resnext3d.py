@@ -14,26 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from torchmsaf.backbones.clip_conv3d import ClipConv3d
 from torchmsaf.backbones.staged import StagedNetwork
 from torchmsaf.errors import FusionInputError
 from torchmsaf.ops.checks import check_boolean, check_integer
 
 _EXPANSION = 2
-
-
-class ClipConv3d(nn.Conv3d):
-    """A convolution that is in float32 where bfloat16 is broken on CPUs.
-
-    With fewer frames than its kernel has, torch 2.15 (oneDNN) makes gradients of bfloat16 weights out of memory that
-    nobody wrote, or writes where it must not. The last layer has two frames of 30, and a kernel of 3.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """As :class:`torch.nn.Conv3d`."""
-        if torch.is_autocast_enabled("cpu") and x.device.type == "cpu" and x.shape[2] < self.kernel_size[0]:
-            with torch.autocast("cpu", enabled=False):
-                return super().forward(x.float())
-        return super().forward(x)
 
 
 class ResNeXtBlock(nn.Module):

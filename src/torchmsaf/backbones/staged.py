@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from torchmsaf.backbones.clip_conv3d import ClipConv3d
 from torchmsaf.errors import FusionInputError
 
 Part = Callable[[Tensor], Tensor]
@@ -85,7 +86,7 @@ class ConvNet(StagedNetwork):
         _check_shape(shape, (2, 3, 4))
         positions = list(shape[1:])
         rank = len(positions)
-        convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1]
+        convolution = (nn.Conv1d, nn.Conv2d, ClipConv3d)[rank - 1]
         norm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[rank - 1]
         maximum = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)[rank - 1]
         kernel, stride = (5, 4) if rank == 1 else (3, 2)

@@ -94,6 +94,7 @@ def add_convert(convert: argparse.ArgumentParser) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> None:
+    from torchmsaf.data.counted import counted
     from torchmsaf.data.prepare.ravdess import Settings, prepare_ravdess
     from torchmsaf.experiments.progress import told_progress
     from torchmsaf.tasks.emotion import PRESETS
@@ -113,7 +114,7 @@ def _prepare(options: argparse.Namespace) -> None:
         )
     aside = ", ".join(f"{count} {kind}" for kind, count in report.set_aside.items() if count)
     earlier = f"; {report.earlier} more whose raw files are gone" if report.earlier else ""
-    print(f"{_count(report.prepared, 'clip')} prepared, {report.already} there already{earlier}: {report.path}")
+    print(f"{counted(report.prepared, 'clip')} prepared, {report.already} there already{earlier}: {report.path}")
     if aside:
         print(f"Left alone: {aside}.")
     if report.doubtful:
@@ -121,12 +122,13 @@ def _prepare(options: argparse.Namespace) -> None:
         for line in report.doubtful:
             print(f"  {line}")
     if report.refused:
-        print(f"{_count(len(report.refused), 'file')} cannot be used (also in index.json):")
+        print(f"{counted(len(report.refused), 'file')} cannot be used (also in index.json):")
         for refusal in report.refused:
             print(f"  {refusal}")
 
 
 def _synth(options: argparse.Namespace) -> None:
+    from torchmsaf.data.counted import counted
     from torchmsaf.data.synth.ravdess import synth_ravdess
     from torchmsaf.experiments.progress import told_progress
 
@@ -142,7 +144,7 @@ def _synth(options: argparse.Namespace) -> None:
             jobs=options.jobs,
             told=told,
         )
-    print(f"{_count(count, 'made-up clip')}: {options.out}. Scores on them say nothing about emotions.")
+    print(f"{counted(count, 'made-up clip')}: {options.out}. Scores on them say nothing about emotions.")
 
 
 def _download(options: argparse.Namespace) -> None:
@@ -175,6 +177,7 @@ def _download(options: argparse.Namespace) -> None:
 
 def _convert(options: argparse.Namespace) -> None:
     from torchmsaf.backbones.released import read_released
+    from torchmsaf.data.whole_files import whole_file
     from torchmsaf.tasks.model_file import model_bytes
     from torchmsaf.tasks.released_models import model_of
 
@@ -187,7 +190,8 @@ def _convert(options: argparse.Namespace) -> None:
     if out.exists():
         raise DataError(f"{out} is there already: choose another --out, or delete it")
     try:
-        out.write_bytes(model_bytes(*model_of(converted)))
+        with whole_file(out) as beside:
+            beside.write_bytes(model_bytes(*model_of(converted)))
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error}") from error
     print(f"{options.file}: {converted.kind}, {converted.matched} tensors: {out}")
@@ -207,7 +211,3 @@ def _convert(options: argparse.Namespace) -> None:
                 print(f"  {name}")
             if len(names) > 5 and not options.all:
                 print("  … (--all lists them)")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

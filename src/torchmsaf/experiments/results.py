@@ -30,6 +30,7 @@ from torch import Tensor
 from torchmsaf.analysis.report import render_html, render_markdown, render_text
 from torchmsaf.analysis.robustness import Robustness, build_robustness
 from torchmsaf.analysis.table import Part, Table, build_table, label
+from torchmsaf.data.whole_files import whole_file
 from torchmsaf.errors import ResultError, require
 from torchmsaf.experiments.plain_data import difference, is_same, what_is_wrong, without_nan
 from torchmsaf.tasks.model_file import ModelSpec, model_bytes
@@ -269,10 +270,8 @@ def write_tables(folder: ResultFolder) -> Table:
 
 
 def _write(path: Path, content: str | bytes) -> None:
-    """Write a file whole: beside it first, then in its place."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    beside.write_bytes(content.encode() if isinstance(content, str) else content)
-    beside.replace(path)
+    with whole_file(path) as beside:
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def _read(path: Path) -> Any:

@@ -109,7 +109,7 @@ def test_a_face_in_fewer_than_half_of_the_chosen_frames_is_refused() -> None:
 
 def test_points_outside_the_picture_or_at_one_place_are_said_to_be_so() -> None:
     outside = [row(frame, left=5000) for frame in (1, 2)]
-    flat = [row(frame) | {name: "7" for name in POINTS} for frame in (1, 2, 3)]
+    flat = [row(frame) | dict.fromkeys(POINTS, "7") for frame in (1, 2, 3)]
     for rows, words in (
         (
             outside,

@@ -253,11 +253,3 @@ def test_a_full_disk_is_an_error_and_leaves_nothing_half_written(tmp_path: Path,
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not contents(tmp_path)
-
-
-@pytest.mark.slow
-def test_a_process_that_cannot_write_says_so(tmp_path: Path) -> None:
-    pytest.importorskip("joblib")
-    (tmp_path / "FacialTracking").touch()
-    with pytest.raises(DataError, match=r"01-01-0[12]-01-01-01-03\.csv cannot be written: File exists; choose another"):
-        synth_ravdess(tmp_path, actors=[3], clips=2, **{**SMALL, "jobs": 2})
