@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
 import zipfile
@@ -500,3 +501,16 @@ def test_a_clip_without_a_face_is_named_where_there_are_no_landmarks(mp4: bytes)
 def test_settings_out_of_range_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(DataError, match=words):
         Settings(**options)
+
+
+@pytest.mark.skipif("TORCHMSAF_SHARED_DATA" not in os.environ, reason="TORCHMSAF_SHARED_DATA names no folder")
+def test_a_real_film_of_a_face_goes_through_without_landmarks() -> None:
+    """The whole path of a user's own clip: frames, detector, crop, sound, MFCC."""
+    pytest.importorskip("cv2")
+    clip = Path(os.environ["TORCHMSAF_SHARED_DATA"]) / "clips" / "facenet_pytorch_face_video.mp4"
+    arrays, facts = prepare_clip(clip, clip.name, None, replace(SMALL, frames=4, size=112, sampling="uniform"))
+    assert (arrays["video"].shape, arrays["audio"].shape) == ((3, 4, 112, 112), (13, 212))
+    assert arrays["video"].std() > 20
+    assert np.isfinite(arrays["audio"]).all()
+    assert (facts["filled_boxes"], facts["made_up"]) == (None, False)
+    assert facts["audio_seconds"] == pytest.approx(2.45)
