@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from benchmarks.timing import Rounds
 from torchmsaf.data.ravdess import EMOTIONS
 from torchmsaf.tasks.emotion import PRESETS, audio_network, video_network
+from torchmsaf.tasks.memory_format import to_channels_last
 from torchmsaf.tasks.network import FusedNetwork
 
 AUDIO = (13, 212)
@@ -133,7 +134,7 @@ class Step:
         self.option, self.device = option, device
         self.network.to(device).train()
         if option.channels_last:
-            _to_channels_last(self.network)
+            to_channels_last(self.network)
         if option.float_stem:
             _keep_stem(video, option)
         self.optimizer = torch.optim.Adam(self.network.parameters(), fused=True)
@@ -249,15 +250,6 @@ def _peak() -> int:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _to_channels_last(network: nn.Module) -> None:
-    """The weights of convolutions, each in the form of its rank: parameters of fusions may be of rank 4 too."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            module.to(memory_format=torch.channels_last)
-        elif isinstance(module, nn.Conv3d):
-            module.to(memory_format=torch.channels_last_3d)
 
 
 def _keep_stem(video: Any, option: Option) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.tasks.norms import randomized
 from torchmsaf import MSAF, FusionPoint, graft
 from torchmsaf.backbones import MFCCNet, ResNeXt3D
 from torchmsaf.errors import DataError, FusionInputError
@@ -46,13 +47,8 @@ def small(method: str = "msaf") -> FusedNetwork:
     torch.manual_seed(0)
     networks = {"video": video_network((3, 4, 32, 32), 8, **SMALL), "audio": audio_network(AUDIO, 8)}
     network = FusedNetwork(networks, method, outputs=8, options={"block_dropout": 0.2} if method == "msaf" else {})
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            for tensor in (module.running_mean, module.bias.data):
-                tensor.normal_(0, 0.2)
-            for tensor in (module.running_var, module.weight.data):
-                tensor.uniform_(0.5, 1.5)
-    return network.eval()
+    randomized(network)
+    return network
 
 
 def inputs() -> list[Tensor]:

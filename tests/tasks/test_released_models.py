@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.tasks.norms import randomized
 from torchmsaf import MSAF
 from torchmsaf.backbones import MFCCNet, ResNeXt3D
 from torchmsaf.backbones.released import Converted
@@ -25,17 +26,6 @@ from torchmsaf.tasks.released_models import model_of
 
 MEAN = [114.7748, 107.7354, 99.475]
 SMALL: dict[str, Any] = {"blocks": [1, 1, 1, 1], "width": 8, "cardinality": 4}
-
-
-def randomized(network: nn.Module) -> nn.Module:
-    """Norms that do something in evaluation."""
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            for tensor in (module.running_mean, module.bias.data):
-                tensor.normal_(0, 0.2)
-            for tensor in (module.running_var, module.weight.data):
-                tensor.uniform_(0.5, 1.5)
-    return network.eval()
 
 
 def converted(kind: Any, networks: dict[str, nn.Module], **rest: Any) -> Converted:

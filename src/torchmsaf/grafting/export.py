@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.export.graph_signature import InputKind
 from torch.fx import Graph, GraphModule, Node
 
+from torchmsaf.data.whole_files import whole_file
 from torchmsaf.errors import GraftError, require
 from torchmsaf.grafting.values import tensors
 
@@ -121,16 +121,12 @@ def export_onnx(
         raise GraftError(f"the weights are {size / 2**30:.1f} GiB, and one ONNX file holds 2; use export_program")
     program = export_program(model, inputs, masks=masks, present=present, dynamic_batch=dynamic_batch)
     arguments = _arguments(model, inputs, masks, present)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
+    with whole_file(path) as part:
         _write(model, program, arguments, part, dynamic_batch)
         if check:
             _check(model, arguments, part)
             if dynamic_batch:
                 _check(model, _one_more(arguments), part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import lightning
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from torchmsaf.tasks.batches import Batch, Part, in_order, training_batches
+from torchmsaf.tasks.memory_format import to_channels_last
 from torchmsaf.tasks.network import Fused, FusedNetwork
 from torchmsaf.tasks.objective import Objective
 from torchmsaf.tasks.recipe import Recipe
@@ -164,15 +165,6 @@ def train(
         network.rule.fit(outputs_of(network, validation).parts, validation.target, here, objective.loss)
         metrics = evaluate(network, validation, objective)
     return Trained(metrics, best.epochs, best.best_epoch, time.perf_counter() - start, best.diverged)
-
-
-def to_channels_last(network: nn.Module) -> None:
-    """Keep the weights of 2D and 3D convolutions with their channels last in memory; maps follow them."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            module.to(memory_format=torch.channels_last)
-        elif isinstance(module, nn.Conv3d):
-            module.to(memory_format=torch.channels_last_3d)
 
 
 def predict(network: FusedNetwork, part: Part) -> Tensor:
