@@ -33,7 +33,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 _CLASSES = 8  # of RAVDESS
 _SHOWN = 5
 _STARTS = {b"<": "a web page", b"version https://git-lfs": "a Git LFS pointer, not the file itself"}
-_BGR = (
+BGR_INPUT = (
     "Its video network saw frames in BGR order, normalized with the means of RGB: give it frames in BGR order, or train it "
     "further."
 )
@@ -41,7 +41,7 @@ _STEM = (
     "The published fused network has no ReLU after the video stem (the authors' code loses it), and these weights were "
     "trained without it: build the video network with stem_relu=False."
 )
-_KINETICS_INPUT = (
+KINETICS_INPUT = (
     "These models take RGB values of 0 to 255 less a mean of (114.7748, 107.7354, 99.4750), not divided by a standard "
     "deviation, in clips of 16 frames of 112 x 112: other input is a start for training only."
 )
@@ -183,7 +183,7 @@ def _kinetics(file: _File, outputs: int) -> Converted:
             if block >= maps.BLOCKS[layer]:
                 file.left[key] = f"{maps.LAYERS[layer]} has {maps.BLOCKS[layer]} blocks here"
     missing: tuple[str, ...] = ()
-    notes = [_KINETICS_INPUT]
+    notes = [KINETICS_INPUT]
     head = file.state.get("fc.weight")
     if head is not None and head.dim() == 2 and head.shape[1:] == shapes["fc.weight"][1:] and len(head) != outputs:
         for key in maps.HEAD:
@@ -211,7 +211,7 @@ def _ravdess_video(file: _File, _: int) -> Converted:
     state = file.take(maps.video_shapes(_CLASSES))
     file.check("the 3D ResNeXt-50 for RAVDESS")
     settings = {"stem_relu": True, "channel_order": "bgr"}
-    return file.result("ravdess-video", {"video": state}, notes=[_BGR], settings=settings)
+    return file.result("ravdess-video", {"video": state}, notes=[BGR_INPUT], settings=settings)
 
 
 def _ravdess_audio(file: _File, _: int) -> Converted:
@@ -231,7 +231,7 @@ def _ravdess_fused(file: _File, _: int) -> Converted:
     )
     settings = {"stem_relu": False, "channel_order": "bgr"}
     networks = {"video": video, "audio": audio}
-    return file.result("ravdess-fused", networks, points=fused, notes=[_STEM, _BGR], settings=settings)
+    return file.result("ravdess-fused", networks, points=fused, notes=[_STEM, BGR_INPUT], settings=settings)
 
 
 def _recognize(file: _File) -> Kind:

@@ -118,7 +118,7 @@ def _prepare(options: argparse.Namespace) -> None:
     if aside:
         print(f"Left alone: {aside}.")
     if report.doubtful:
-        print(f"{len(report.doubtful)} clips to look at:")
+        print(f"{counted(len(report.doubtful), 'clip')} to look at:")
         for line in report.doubtful:
             print(f"  {line}")
     if report.refused:
@@ -189,18 +189,17 @@ def _convert(options: argparse.Namespace) -> None:
     converted = read_released(options.file, options.kind)
     if out.exists():
         raise DataError(f"{out} is there already: choose another --out, or delete it")
+    state, spec = model_of(converted)
     try:
         with whole_file(out) as beside:
-            beside.write_bytes(model_bytes(*model_of(converted)))
+            beside.write_bytes(model_bytes(state, spec))
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error}") from error
     print(f"{options.file}: {converted.kind}, {converted.matched} tensors: {out}")
-    for note in converted.notes:
+    for note in spec.about["notes"]:
         print(f"  {note}")
     if converted.points:
         print("  torchmsaf predict builds and feeds it so.")
-    elif "channel_order" in converted.settings:
-        print("  Its first layer was changed to take normalized RGB frames, as training gives them.")
     for title, names in (
         ("not used", converted.unmatched_file),
         ("not in the file, and random when it is used", converted.unmatched_network),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchmsaf.backbones.released import Converted
+from torchmsaf.backbones.released import BGR_INPUT, KINETICS_INPUT, Converted
 from torchmsaf.data.clips import IMAGENET_MEAN, IMAGENET_STD
 from torchmsaf.data.prepare.ravdess import Settings
 from torchmsaf.data.ravdess import ACTORS, EMOTIONS
@@ -31,7 +31,11 @@ def model_of(converted: Converted) -> tuple[dict[str, Tensor], ModelSpec]:
     Args:
         converted: as :func:`torchmsaf.backbones.released.read_released` gives it.
     """
-    about: dict[str, Any] = {"released": converted.kind, "notes": list(converted.notes)}
+    notes = list(converted.notes)
+    if not converted.points and (told := [note for note in notes if note in (KINETICS_INPUT, BGR_INPUT)]):
+        notes = [note for note in notes if note not in told]
+        notes.append("Its first layer was changed to take normalized RGB frames, as training gives them.")
+    about: dict[str, Any] = {"released": converted.kind, "notes": notes}
     settings = converted.settings
     networks = {name: dict(state) for name, state in converted.networks.items()}
     bgr = settings.get("channel_order") == "bgr"
