@@ -246,7 +246,7 @@ def test_weights_that_have_seen_who_tests_are_refused(tmp_path: Path) -> None:
     seen = {
         whole.samples.groups[row] for part in ("train", "validation") for row in getattr(first.protocol.folds[0], part)
     }
-    assert set(read_spec(model).about["seen"]) == seen
+    assert set(read_spec(model).seen["made-up"]) == seen
     replace(first, pretrained={"a": model}).check()
     with pytest.raises(
         ProtocolError, match=r"was trained, or its epoch chosen, on g.*, which test in fold 1: use weights"
@@ -258,4 +258,4 @@ def test_weights_that_have_seen_who_tests_are_refused(tmp_path: Path) -> None:
     replace(second, samples=other, pretrained={"a": model}).check()  # groups of one name, and not the same ones
     # what was seen is handed on
     run(tmp_path / "again", replace(first, pretrained={"a": model}))
-    assert set(read_spec(next((tmp_path / "again").glob("weights/*/msaf.safetensors"))).about["seen"]) == seen
+    assert set(read_spec(next((tmp_path / "again").glob("weights/*/msaf.safetensors"))).seen["made-up"]) == seen

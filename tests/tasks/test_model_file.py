@@ -160,7 +160,7 @@ def test_a_file_cannot_name_what_is_called(tmp_path: Path, path: str, options: d
         (lambda said: said.pop("format") and None, "cannot be read: 'format'"),
         (
             lambda said: said.update(format=2),
-            "has a format that this version of torchmsaf does not know; use a newer one",
+            "its format is 2, and this torchmsaf knows 1; use a newer one",
         ),
         (lambda said: said.pop("networks") and None, "cannot be read: 'networks'"),
         (lambda said: said.pop("outputs") and None, "cannot be read: .*'outputs'"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchmsaf.cli import emotion
-from torchmsaf.cli.running import by_modality, recipe_of, run
+from torchmsaf.cli.running import by_modality, recipe_of, run, train_all_epochs
 from torchmsaf.cli.settings import ConfigParser, add_rows, add_split, add_training, read_settings
 from torchmsaf.errors import DataError
 
@@ -113,8 +113,12 @@ def _compare(settings: dict[str, Any], name: str, samples: Samples, title: str, 
 
     split = {"folds": settings["folds"], "validation": settings["validation"], "seed": settings["split_seed"]}
     protocol = settings.get("protocol")
-    if protocol and (given := [key for key in ("folds", "validation", "split_seed") if key in settings["given"]]):
+    if protocol and (
+        given := [key for key in ("folds", "validation", "split_seed", "split") if key in settings["given"]]
+    ):
         raise DataError(f"--protocol says how to split, and so does --{given[0].replace('_', '-')}: give one of them")
+    if protocol == "ravdess-published":
+        train_all_epochs(settings)
     comparison = Comparison(
         title=f"{title}, protocol {protocol}" if protocol else title,
         samples=samples,

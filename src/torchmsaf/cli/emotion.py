@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchmsaf.cli.running import by_modality, recipe_of, run
+from torchmsaf.cli.running import by_modality, recipe_of, run, train_all_epochs
 from torchmsaf.cli.settings import ConfigParser, add_rows, add_training, read_settings
-from torchmsaf.errors import DataError, TorchmsafError
+from torchmsaf.errors import DataError, TorchmsafError, require
 
 if TYPE_CHECKING:
     from torchmsaf.experiments import Comparison
@@ -48,7 +47,7 @@ def add_predict(predict: argparse.ArgumentParser) -> None:
     told = "OpenFace's csv files, or folders of them (default: CLIP.csv beside the clip; else a face detector)"
     predict.add_argument("--landmarks", type=Path, nargs="+", default=[], help=told, metavar="CSV")
     predict.add_argument("--format", choices=("table", "json"), default="table", help="(default: table)")
-    predict.set_defaults(run=_predict)
+    predict.set_defaults(run=_predict, interrupted="nothing was written")
 
 
 def _add_task(parser: argparse.ArgumentParser) -> None:
@@ -95,16 +94,17 @@ def _read(options: argparse.Namespace, *, one: bool) -> dict[str, Any]:
     prepared = Prepared.open(settings["data"])
     if damaged := prepared.verify():
         raise DataError(
-            f"{prepared.path}: {len(damaged)} clips are damaged, {', '.join(damaged[:5])}: delete their files in clips/ and "
-            "run the preparation again"
+            f"{prepared.path}: of {len(prepared)} clips {len(damaged)} are damaged ({', '.join(damaged[:5])}): delete their "
+            "files in clips/ and run the preparation again"
         )
     preset = settings["preset"] or preset_of(prepared.parameters)
     name = "emotion" if preset == "full" else f"emotion-{preset}"
     settings = {**read_settings(known, options, name), "prepared": prepared, "preset": preset}
-    if settings["protocol"] == "published" and "patience" not in settings["given"]:
-        settings["patience"] = settings["epochs"]  # the published code runs them all
+    if settings["protocol"] == "published":
+        train_all_epochs(settings)
     if settings["threads"] is None:
-        settings["threads"] = max(1, (os.cpu_count() or 1) // (settings["jobs"] or os.cpu_count() or 1))
+        cores: int = require("joblib", "compare").cpu_count()
+        settings["threads"] = max(1, cores // (settings["jobs"] or cores))
     return settings
 
 
@@ -141,11 +141,18 @@ def _train(options: argparse.Namespace) -> None:
         raise DataError(f"seed is {seed}; 0 or more is needed")
     comparison = _comparison(settings, [method], [fold], [seed])
     folder = run(comparison, settings, f"emotion-{comparison.methods[0].name}-fold-{fold}")
+    from torchmsaf.data.whole_files import whole_file
     from torchmsaf.experiments import ResultFolder
 
     key = comparison.methods[0].key
     weights = next(one["weights"] for one in ResultFolder(folder).records() if one["key"] == key)
-    shutil.copyfile(folder / weights, folder / "model.safetensors")
+    try:
+        with whole_file(folder / "model.safetensors") as beside:
+            shutil.copyfile(folder / weights, beside)
+    except OSError as error:
+        raise DataError(
+            f"{folder / 'model.safetensors'} cannot be written: {error}; the same is in {weights}"
+        ) from error
     print(f"Model: {folder / 'model.safetensors'}", file=sys.stderr)
 
 

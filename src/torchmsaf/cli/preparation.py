@@ -186,6 +186,8 @@ def _convert(options: argparse.Namespace) -> None:
         raise DataError(
             f"{options.file} is a .safetensors file already; what others released is .pth, .pt or .checkpoint"
         )
+    if out.suffix != ".safetensors":
+        raise DataError(f"{out}: a name that ends in .safetensors is needed")
     converted = read_released(options.file, options.kind)
     if out.exists():
         raise DataError(f"{out} is there already: choose another --out, or delete it")

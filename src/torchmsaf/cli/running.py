@@ -26,6 +26,12 @@ def recipe_of(settings: Mapping[str, Any]) -> Recipe:
     return Recipe(**chosen)
 
 
+def train_all_epochs(settings: dict[str, Any]) -> None:
+    """Stop no training early, as the published code does, unless the user said when."""
+    if "patience" not in settings["given"]:
+        settings["patience"] = settings["epochs"]
+
+
 def by_modality(texts: Sequence[str] | None, option: str, needed: str) -> dict[str, str]:
     """``KEY=VALUE`` texts of an option as a dict."""
     found = {}
@@ -33,6 +39,8 @@ def by_modality(texts: Sequence[str] | None, option: str, needed: str) -> dict[s
         modality, equals, value = text.partition("=")
         if not equals:
             raise DataError(f"{option} {text!r}: expected {needed}")
+        if modality in found:
+            raise DataError(f"{option} is given twice for {modality!r}")
         found[modality] = value
     return found
 

@@ -14,12 +14,12 @@ def add_table(table: argparse.ArgumentParser) -> None:
     table.add_argument("--reference", help=told, metavar="ROW")
     told = "validation: scores to look for reasons in, which also chose the epochs (default: test)"
     table.add_argument("--part", choices=("test", "validation"), default="test", help=told)
-    table.set_defaults(run=_table)
+    table.set_defaults(run=_table, interrupted="the same command builds the table again")
 
 
 def add_methods(methods: argparse.ArgumentParser) -> None:
     """``torchmsaf methods`` has no options."""
-    methods.set_defaults(run=_methods)
+    methods.set_defaults(run=_methods, interrupted="nothing was written")
 
 
 def _table(options: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,6 +31,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PART}")
     try:
         yield part
+        with part.open("rb") as file:  # on the disk before it has its name
+            os.fsync(file.fileno())
         part.replace(path)
     finally:
         with suppress(OSError):

@@ -88,10 +88,10 @@ class Comparison:
     def check(self) -> None:
         """Find what would fail later: leaks, unknown networks, options that a method does not take.
 
-        Every network and method runs once, on two samples of zeros on the CPU, without a trace in torch's random state.
+        Every network and method runs once, on two samples of zeros, without a trace in torch's random state.
 
         Raises:
-            DataError: the target does not fit the kind of task; networks are named for modalities that are not there.
+            DataError: the target does not fit the kind of task; something is given for a modality that is not there.
             ProtocolError: a fold leaks.
             FusionInputError: a network or a method cannot be built, or cannot run.
         """
@@ -104,6 +104,8 @@ class Comparison:
                 raise DataError(
                     f"{what} given for {unknown[0]!r}; the modalities are {', '.join(self.samples.modalities)}"
                 )
+        if bare := sorted(set(self.network_options) - set(self.networks)):
+            raise DataError(f"network options given for {bare[0]!r}, whose network is chosen by rank and takes none")
         if wrong := [level for level in self.noise if not level >= 0 or math.isinf(level)]:
             raise DataError(f"noise of {wrong[0]}; numbers of 0 or more are needed")
         if not self.seeds:
@@ -156,20 +158,17 @@ class Comparison:
 
     def _check_seen(self, path: str) -> None:
         """Pretrained weights have not seen anybody who tests."""
-        about = read_spec(path).about
-        if about.get("data") != self.samples.name or (self.protocol.chosen_on_test and "released" in about):
-            return  # of other data, where groups of one name are others; or as the published code begins
-        seen = set(about.get("seen", ()))
+        spec = read_spec(path)
+        if self.protocol.chosen_on_test and "released" in spec.about:
+            return  # as the published code begins
+        seen, groups = set(spec.seen.get(self.samples.name, ())), self.samples.groups or ("",) * len(self.samples)
         for fold in self.protocol.folds:
-            both = seen & {group for row in fold.test for group in self._group(row)}
+            both = seen & {groups[row] for row in fold.test}
             if both:
                 raise ProtocolError(
                     f"{path} was trained, or its epoch chosen, on {', '.join(natural_sorted(both)[:5])}, which test in fold "
                     f"{fold.index}: use weights that have not seen them"
                 )
-
-    def _group(self, row: int) -> tuple[str, ...]:
-        return () if self.samples.groups is None else (self.samples.groups[row],)
 
     def _check_presence(self, fold: Fold) -> None:
         """Each modality is there often enough to train its own network, and to choose its epoch."""

@@ -40,7 +40,7 @@ def is_same(old: Any, new: Any) -> bool:
 def difference(old: Any, new: Any) -> str:
     """Where two values of a configuration differ: ``.epochs: 3 there, 4 now``."""
     if isinstance(old, dict) and isinstance(new, dict):
-        key = next(key for key in [*old, *new] if old.get(key) != new.get(key))
+        key = next(key for key in [*old, *new] if not is_same(old.get(key), new.get(key)))
         return f".{key}{difference(old.get(key), new.get(key))}"
     return f": {_short(old)} there, {_short(new)} now"
 

@@ -87,6 +87,10 @@ class ResultFolder:
         """
         folder = cls(path)
         try:
+            config = json.loads(json.dumps(config))  # as it will be read again: tuples are lists
+        except TypeError as error:
+            raise ResultError(f"the configuration holds more than plain data: {error}") from error
+        try:
             folder._open(config, splits, versions, resume)
         except OSError as error:
             raise ResultError(f"{folder.path} cannot be written: {error}; choose another --out") from error

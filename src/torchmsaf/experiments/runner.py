@@ -153,13 +153,15 @@ class Runner:
         return spec, network
 
     def _seen(self) -> dict[str, Any]:
-        """Whom the weights have seen: the groups that train and validate, and those that pretrained weights had seen."""
+        """Whom the weights have seen, by data set: who trains and validates, and whom pretrained weights had seen."""
         samples, fold = self.unit.samples, self.unit.fold
         if samples.groups is None:
             return {}
-        groups = {samples.groups[row] for row in (*fold.train, *fold.validation)}
-        groups |= {one for path in self.setting.pretrained.values() for one in read_spec(path).about.get("seen", ())}
-        return {"data": samples.name, "seen": natural_sorted(groups)}
+        seen = {samples.name: {samples.groups[row] for row in (*fold.train, *fold.validation)}}
+        for path in self.setting.pretrained.values():
+            for name, groups in read_spec(path).seen.items():
+                seen.setdefault(name, set()).update(groups)
+        return {"seen": {name: natural_sorted(groups) for name, groups in seen.items()}}
 
     def _train(self, network: FusedNetwork, part: Part, validation: Part, key: str) -> Trained:
         unit = self.unit

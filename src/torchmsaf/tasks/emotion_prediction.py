@@ -154,7 +154,7 @@ def match_landmarks(clips: Sequence[Path], given: Sequence[Path]) -> list[Path |
     for path in given:
         if not path.exists():
             raise DataError(f"{path}: there is no such file or folder of landmarks")
-        if path.is_file() and len(clips) > 1 and path.stem not in {clip.stem for clip in clips}:
+        if path.is_file() and not len(clips) == len(given) == 1 and path.stem not in {clip.stem for clip in clips}:
             raise DataError(f"{path}: no clip has its name, so it is not clear whose landmarks they are")
     if len(clips) == len(given) == 1 and given[0].is_file():
         return [given[0]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,12 @@ class ModelSpec:
             networks, self.method, outputs=self.outputs, options=self.options, regression=self.regression
         )
 
+    @property
+    def seen(self) -> Mapping[str, Sequence[str]]:
+        """Data set -> the groups that trained the weights or chose their epoch; empty where nothing is known."""
+        seen = self.about.get("seen", {})
+        return seen if isinstance(seen, Mapping) else {}
+
     def metadata(self) -> dict[str, str]:
         """What a file of weights has in its header."""
         return {_KEY: json.dumps({"format": _FORMAT, **asdict(self)})}
@@ -94,7 +100,6 @@ def load_model(path: str | Path) -> tuple[FusedNetwork, ModelSpec]:
             torchmsaf's.
     """
     spec = read_spec(path)
-    load_file = require("safetensors.torch", "compare").load_file
     for name, one in spec.networks.items():
         if one.path is not None and one.path not in _OWN:
             raise DataError(
@@ -103,7 +108,7 @@ def load_model(path: str | Path) -> tuple[FusedNetwork, ModelSpec]:
             )
     try:
         network = spec.build()
-        network.load_state_dict(load_file(str(path)))
+        network.load_state_dict(_tensors(path))
     except (TorchmsafError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path}: its weights do not fit what it says of itself: {in_one_line(error)}") from error
     return network.eval(), spec
@@ -129,13 +134,21 @@ def read_spec(path: str | Path) -> ModelSpec:
         )
     try:
         content = json.loads(metadata[_KEY])
-        if content.pop("format") != _FORMAT:
-            raise DataError(f"{path} has a format that this version of torchmsaf does not know; use a newer one")
+        if (found := content.pop("format")) != _FORMAT:
+            raise ValueError(f"its format is {found!r}, and this torchmsaf knows {_FORMAT}; use a newer one")
         networks = content.pop("networks")
         specs = {name: NetworkSpec(tuple(one["shape"]), one["path"], one["options"]) for name, one in networks.items()}
         return _checked(ModelSpec(networks=specs, **content))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: what it says of itself cannot be read: {in_one_line(error)}") from error
+
+
+def _tensors(path: str | Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = require("safetensors.torch", "compare").load_file(str(path))
+    except require("safetensors", "compare").SafetensorError as error:
+        raise DataError(f"{path}: its tensors cannot be read: {in_one_line(error)}") from error
+    return tensors
 
 
 def _checked(spec: ModelSpec) -> ModelSpec:
@@ -160,7 +173,7 @@ def load_pretrained(
         path: a model that has this modality, as ``torchmsaf train``, ``compare`` and ``convert`` write it.
         modality: whose network.
         options: what the network was built with; None = whatever. Weights that were trained with others do not fit, but for
-            ``checkpointing``, which changes no result.
+            ``checkpointing``, which changes no weight's meaning.
 
     Returns:
         The names of the network's tensors that keep their random start: those of its last layer, or none.
@@ -172,10 +185,11 @@ def load_pretrained(
     if modality not in spec.networks:
         raise DataError(f"{path} has no network of {modality!r}; it has {', '.join(spec.networks)}")
     parameters = spec.about.get("parameters")
-    if isinstance(parameters, Mapping) and parameters.get("channel_order", "rgb") != "rgb":
+    if modality == "video" and isinstance(parameters, Mapping) and parameters.get("channel_order", "rgb") != "rgb":
         raise DataError(f"{path} was trained on frames in {parameters['channel_order']} order, and training has RGB")
     if options is not None:
-        theirs, ours = ({**one, "checkpointing": None} for one in (spec.networks[modality].options, options))
+        plain = json.loads(json.dumps(dict(options)))  # lists, as a file has them
+        theirs, ours = ({**one, "checkpointing": None} for one in (spec.networks[modality].options, plain))
         if differing := [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]:
             name = differing[0]
             raise DataError(
@@ -183,7 +197,7 @@ def load_pretrained(
                 f"{name}={ours.get(name, 'as usual')}"
             )
     prefix = f"networks.{module_name(modality)}."
-    whole: dict[str, Tensor] = require("safetensors.torch", "compare").load_file(str(path))
+    whole = _tensors(path)
     given = {name.removeprefix(prefix): value for name, value in whole.items() if name.startswith(prefix)}
     own = network.state_dict()
     head = _last_layer(network)

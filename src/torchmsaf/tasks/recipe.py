@@ -14,7 +14,7 @@ class Recipe:
 
     Attributes:
         epochs: at most so many.
-        patience: stop after so many epochs without a better validation loss.
+        patience: stop after so many epochs without a better one on validation.
         batch_size: samples a batch, 2 or more: batch norm cannot train on one.
         learning_rate: of Adam.
         weight_decay: of Adam.

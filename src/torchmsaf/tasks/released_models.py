@@ -51,8 +51,7 @@ def model_of(converted: Converted) -> tuple[dict[str, Tensor], ModelSpec]:
         about |= {
             "task": "emotion",
             # which actors trained is not in the file, and in its own fold the test actors may have chosen the epoch
-            "data": "RAVDESS",
-            "seen": [str(actor) for actor in range(1, ACTORS + 1)],
+            "seen": {"RAVDESS": [str(actor) for actor in range(1, ACTORS + 1)]},
             "classes": list(EMOTIONS),
             "parameters": {**prepared, "channel_order": "bgr" if bgr else "rgb"},
         }

@@ -155,6 +155,7 @@ def train(
                 callbacks=[best],
             )
             trainer.fit(FusionTask(network, objective, recipe), loader)
+            network.to(trainer.strategy.root_device)  # which the trainer moves it from at its end
         finally:
             quiet.setLevel(level)
     network.load_state_dict(best.state)
