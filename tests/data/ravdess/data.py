@@ -1,6 +1,6 @@
 """A small RAVDESS in its true formats and names, with files that cannot be used among it.
 
-``python -m tests.data.ravdess.data FOLDER`` writes it. The clips are those of ``torchmsaf synth ravdess``, with small pictures.
+``python -m tests.data.ravdess.data FOLDER`` writes it. The clips are those of ``torchmsaf synth ravdess``, in small.
 """
 
 from __future__ import annotations
