@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torchmsaf.errors import DataError, ResultError, require
 
@@ -52,10 +52,11 @@ def run_tasks(
     terminated = require("joblib.externals.loky.process_executor", "compare").TerminatedWorkerError
     delayed = [joblib.delayed(_work_apart)(work, task, os.getpid()) for task in tasks]
     # one thread a process: more are many times slower when processes share the cores
+    results: Any = ()
     with joblib.parallel_config("loky", n_jobs=workers, inner_max_num_threads=1, mmap_mode="c"):
-        with _interrupts_ignored():
-            results = joblib.Parallel(return_as="generator_unordered", batch_size=1)(delayed)
         try:
+            with _interrupts_later():
+                results = joblib.Parallel(return_as="generator_unordered", batch_size=1)(delayed)
             for result in results:
                 done(result)
         except terminated as error:
@@ -65,7 +66,8 @@ def run_tasks(
         finally:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # joblib warns of the tasks that this ends
-                results.close()
+                if results:
+                    results.close()
 
 
 def _work_apart(work: Callable[[Task], Result], task: Task, parent: int) -> Result:
@@ -86,13 +88,22 @@ def _end_with(parent: int) -> None:
 
 
 @contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Processes started in here ignore Ctrl-C, which a terminal sends to all: this process hears it and ends them."""
+def _interrupts_later() -> Iterator[None]:
+    """Processes started in here never hear Ctrl-C, which a terminal sends to all: this process does, and ends them.
+
+    An interrupt that comes while they start reaches this process when the block ends.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    elif hasattr(signal, "pthread_sigmask"):
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which new processes and threads inherit
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    else:
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, handler)
