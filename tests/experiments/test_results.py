@@ -234,10 +234,11 @@ def test_numbers_that_json_does_not_have_are_null(tmp_path: Path) -> None:
 
 
 SCRIPT = """
-import sys, torch
+import signal, sys, torch
 from pathlib import Path
 from tests.experiments.made_up import run
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
     run(Path(sys.argv[1]), resume=True, jobs=2)
 """
 
