@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.tasks.norms import randomized
 from torchmsaf.backbones import ResNeXt3D
 from torchmsaf.backbones.resnext3d import ResNeXtBlock
 from torchmsaf.errors import FusionInputError
@@ -75,16 +76,6 @@ def block_by_formula(x: Tensor, state: dict[str, Tensor], stride: int) -> Tensor
     return (x + y).clamp(min=0)
 
 
-def randomize(network: nn.Module) -> None:
-    """Batch norms that do something in evaluation."""
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            for tensor in (module.running_mean, module.bias.data):
-                tensor.normal_(0, 0.2)
-            for tensor in (module.running_var, module.weight.data):
-                tensor.uniform_(0.5, 1.5)
-
-
 def test_it_has_the_published_number_of_parameters() -> None:
     assert sum(p.numel() for p in bare().parameters()) == 25_882_056
 
@@ -117,7 +108,7 @@ def test_the_state_dict_has_the_published_names() -> None:
 @pytest.mark.parametrize(("in_channels", "stride", "project"), [(32, 2, True), (32, 1, True), (128, 1, False)])
 def test_a_block_is_its_formula(in_channels: int, stride: int, project: bool) -> None:
     block = ResNeXtBlock(in_channels, 64, stride=stride, project=project).double().eval()
-    randomize(block)
+    randomized(block)
     x = torch.randn(2, in_channels, 3, 5, 4, dtype=torch.float64)
     torch.testing.assert_close(block(x), block_by_formula(x, dict(block.state_dict()), stride))
 
@@ -125,7 +116,7 @@ def test_a_block_is_its_formula(in_channels: int, stride: int, project: bool) ->
 def test_the_network_is_its_formula(network: ResNeXt3D) -> None:
     """The stem keeps its ReLU, and only the first blocks of the second to fourth layers have a stride."""
     network = copy.deepcopy(network).double().eval()
-    randomize(network)
+    randomized(network)
     network.bn1.bias.data -= 3  # else the maxima that the pooling takes are positive, and a lost ReLU is not seen
     state = dict(network.state_dict())
     x = torch.randn(2, 3, 4, 32, 32, dtype=torch.float64)
@@ -201,7 +192,7 @@ SMALL: dict[str, Any] = {"blocks": (1, 2, 1, 1), "width": 8, "cardinality": 4}
 def small(**options: Any) -> ResNeXt3D:
     torch.manual_seed(0)
     network = ResNeXt3D(5, **{**SMALL, **options})
-    randomize(network)
+    randomized(network)
     return network
 
 

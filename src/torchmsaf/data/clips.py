@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,6 @@ class Clips(StoredFeatures):
     Args:
         prepared: where they are read.
         name: of the modality.
-        rows: row numbers of the clips; None = all.
         mean: of each channel, for bytes.
         std: of each channel, for bytes.
 
@@ -43,12 +43,11 @@ class Clips(StoredFeatures):
         prepared: Prepared,
         name: str,
         *,
-        rows: Tensor | None = None,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         self.prepared, self.name = prepared, name
-        self.rows = torch.arange(len(prepared)) if rows is None else rows
+        self.rows = torch.arange(len(prepared))
         self.mean, self.std = tuple(mean), tuple(std)
         self.shape = torch.Size((len(self.rows), *_shape_of(prepared, name)))
 
@@ -58,7 +57,10 @@ class Clips(StoredFeatures):
 
     def take(self, rows: Tensor) -> Clips:
         """Some of the clips, not read yet."""
-        return Clips(self.prepared, self.name, rows=self.rows[rows], mean=self.mean, std=self.std)
+        some = copy.copy(self)  # whose clips were found to be of one shape already
+        some.rows = self.rows[rows]
+        some.shape = torch.Size((len(some.rows), *self.shape[1:]))
+        return some
 
 
 def normalize(x: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> Tensor:

@@ -50,7 +50,7 @@ class Runner:
         self.objective = replace(
             self.setting.objective, mean=standardizer.target_mean, std=standardizer.target_std, prior=prior
         )
-        self.standardized = standardizer.as_plain()
+        self.standardized, self.seen = standardizer.as_plain(), self._seen()
         self.spread: dict[str, Tensor] = {}
         self.starts: dict[str, dict[str, Tensor]] = {}
 
@@ -140,7 +140,7 @@ class Runner:
             for name, x in samples.features.items()
             if name in names
         }
-        about = {"classes": samples.classes, **self._seen(), **setting.about}
+        about = {"classes": samples.classes, **self.seen, **setting.about}
         if self.standardized:
             about["standardized"] = self.standardized
         objective = setting.objective
