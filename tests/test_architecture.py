@@ -26,7 +26,7 @@ ROWS = (
 )
 HEIGHT = {name: height for height, row in enumerate(ROWS) for name in row}
 HEAVY = {"lightning", "torchmetrics", "sklearn", "scipy", "joblib", "safetensors", "rich", "jinja2", "yaml"}
-HEAVY |= {"onnx", "onnxscript", "onnxruntime", "av", "cv2"}
+HEAVY |= {"onnx", "onnxscript", "onnxruntime", "av", "cv2", "h5py", "transformers", "tokenizers"}
 # two renderers of one table, and one table of kernels: each reads better in one piece
 LONG = {"analysis/table.py": 400, "analysis/cost.py": 400}
 

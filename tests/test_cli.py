@@ -16,6 +16,7 @@ import yaml
 
 from torchmsaf.cli import main
 from torchmsaf.fusion import METHODS
+from torchmsaf.tasks.systems.registry import SYSTEMS
 
 # "torchmsaf.experiments.compare" is a function and a module
 comparing = importlib.import_module("torchmsaf.experiments.compare")
@@ -169,8 +170,8 @@ def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.split() == ["method", "stage", "year", "modalities", "tasks", "paper"]
-    assert [line.split()[0] for line in lines] == list(METHODS)
-    for line, method in zip(lines, METHODS.values(), strict=True):
+    assert [line.split()[0] for line in lines] == [*METHODS, *SYSTEMS]
+    for line, method in zip(lines, METHODS.values(), strict=False):
         assert line[head.index("stage") :].startswith(f"{method.stage} ")
         assert line[head.index("year") :].startswith(f"{method.year}  {method.modalities} ")
         assert line[head.index("paper") :] == method.paper

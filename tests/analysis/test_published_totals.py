@@ -1,6 +1,6 @@
 """Protects docs/published-numbers.md: which of the paper's numbers of parameters and FLOPs the real modules have.
 
-The paper is Su et al., arXiv 2012.07175: Table 1, Table 4, and Fig. 5 with Sec. 5.5.
+The paper is Su et al., arXiv 2012.07175: Table 1, Table 2, Table 4, and Fig. 5 with Sec. 5.5.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from torchmsaf.analysis.cost import (
 from torchmsaf.backbones import MFCCNet, ResNeXt3D
 from torchmsaf.fusion import create_fusion
 from torchmsaf.grafting import FusionPoint, graft
+from torchmsaf.msaf import MSAF
+from torchmsaf.tasks.systems.registry import create_system
 
 PAGE = Path(__file__).parents[2] / "docs" / "published-numbers.md"
 CLASSES = 8
@@ -256,6 +258,28 @@ def test_published_flops_of_the_real_msaf_are_its_products_its_norm_and_its_relu
 def test_a_cheaper_relu_does_not_give_the_printed_flops_of_mmtm(relu: int) -> None:
     linear = published_mmtm_flops((64, 64), 4, BATCH) - 2 * BATCH * 64
     assert as_figure(linear + relu * BATCH * 64) != "131.6K"
+
+
+# Table 2
+
+
+def test_the_sentiment_network_of_msaf_is_met() -> None:
+    """Two LSTMs a modality, five modules between them and one linear layer on 32 + 64 + 128 features."""
+    sizes = {"video": (35, 32), "audio": (74, 64), "text": (768, 128)}
+    with torch.device("meta"):
+        lstms = nn.ModuleList([nn.LSTM(*pair) for (d, h) in sizes.values() for pair in ((d, h), (h, h))])
+        module = MSAF([h for _, h in sizes.values()], block_channels=16, reduction=2, segments=5)
+        last = nn.Linear(32 + 64 + 128, 1)
+    assert [count_parameters(part) for part in (lstms, module, last)] == [678_272, 10_840, 225]
+    assert 678_272 + 10_840 + 225 == 689_337
+
+
+def test_misa_is_met_with_the_two_parts_that_change_no_output() -> None:
+    """The authors' code has a linear layer from 128 features to 4 and a layer norm of 600 that change no output."""
+    model = create_system("misa", {"video": (35, 50), "audio": (74, 50), "text": (768, 50)}, 1)
+    without = count_parameters(nn.Linear(128, 4)) + count_parameters(nn.LayerNorm(600))
+    assert count_parameters(model) == 1_431_517
+    assert count_parameters(model) + without == 1_433_233
 
 
 # the page

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torchmsaf.errors import FusionInputError
-from torchmsaf.ops.correlation import canonical_correlation
+from torchmsaf.ops.correlation import canonical_correlation, least_samples
 
 
 def views(n: int = 40, a: int = 5, b: int = 3) -> tuple[Tensor, Tensor]:
@@ -101,3 +101,103 @@ def test_wrong_views_and_numbers() -> None:
         canonical_correlation(first, second, regularization="x")  # type: ignore[arg-type]
     with pytest.raises(FusionInputError, match="count: expected an integer"):
         canonical_correlation(first, second, count=0)
+
+
+def gradients(first: Tensor, second: Tensor, **options: object) -> tuple[Tensor, Tensor]:
+    leaves = first.clone().requires_grad_(), second.clone().requires_grad_()
+    canonical_correlation(*leaves, **options).backward()  # type: ignore[arg-type]
+    return leaves[0].grad, leaves[1].grad  # type: ignore[return-value]
+
+
+def by_differences(first: Tensor, second: Tensor, r: float, k: int | None = None) -> np.ndarray:
+    """The gradient for the first view by central differences of the formula with eigendecompositions."""
+    found = np.zeros(tuple(first.shape))
+    for index in np.ndindex(*first.shape):
+        values = []
+        for sign in (1, -1):
+            moved = first.clone()
+            moved[index] += sign * 1e-6
+            values.append(by_eigendecomposition(moved, second, r)[:k].sum())
+        found[index] = (values[0] - values[1]) / 2e-6
+    return found
+
+
+@pytest.mark.parametrize("k", [None, 1, 2])
+@pytest.mark.parametrize("shape", [(20, 3, 4), (6, 4, 5), (9, 1, 3)])
+def test_gradients_agree_with_differences_of_the_other_formula(shape: tuple[int, int, int], k: int | None) -> None:
+    n, a, b = shape
+    first, second = views(n, a, b)
+    expected = by_differences(first, second, 1e-2, k)
+    found = gradients(first, second, regularization=1e-2, count=k)[0]
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-6)
+
+
+def white(n: int, width: int) -> Tensor:
+    """Centred columns that are orthogonal, with variance one."""
+    x = np.random.default_rng(0).normal(size=(n, width))
+    return torch.from_numpy(np.linalg.qr(x - x.mean(0))[0] * np.sqrt(n - 1))
+
+
+def test_gradients_are_finite_where_all_correlations_are_the_same_or_zero() -> None:
+    basis = white(40, 6)
+    same = gradients(basis[:, :3], basis[:, :3])  # three equal ones
+    none = gradients(basis[:, :3], basis[:, 3:])  # three of zero
+    assert all(g.isfinite().all() for g in (*same, *none))
+    assert max(float(g.abs().max()) for g in same) < 1e-3  # at the largest value that there is
+
+
+def test_gradients_are_finite_with_constant_and_repeated_columns() -> None:
+    first, second = views(30, 5, 4)
+    first[:, 1] = 7.0
+    first[:, 3] = first[:, 2]
+    second[:, 0] = 0.0
+    expected = by_eigendecomposition(first, second, 1e-3).sum()
+    assert float(canonical_correlation(first, second)) == pytest.approx(expected, rel=1e-8)
+    assert all(g.isfinite().all() for g in gradients(first, second))
+    flat = torch.ones(8, 3, dtype=torch.float64)
+    assert float(canonical_correlation(flat, flat)) == 0
+    assert all(g.isfinite().all() for g in gradients(flat, flat))
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e4, 1e6])
+def test_views_of_any_scale_keep_their_digits(scale: float) -> None:
+    """A covariance of 1e12 beside a regularization of 1e-3 would have 4 digits, if it were formed."""
+    first, second = views(30, 4, 3)
+    first[:, 3] = first[:, 0]  # without the regularization the covariance could not be inverted
+    scaled = float(canonical_correlation(first * scale, second, regularization=1e-3))
+    whole = [view - view.mean(0) for view in (first * scale, second)]
+    kept = [np.linalg.svd(view.numpy(), full_matrices=False) for view in whole]
+    damped = [u * (s / np.sqrt(s**2 + 29 * 1e-3)) for u, s, _ in kept]  # U s (s^2 + (N - 1) r)^(-1/2)
+    assert scaled == pytest.approx(np.linalg.svd(damped[0].T @ damped[1], compute_uv=False).sum(), rel=1e-9)
+
+
+def test_float32_views_are_worked_on_in_float64() -> None:
+    first, second = (view.float() for view in views(30, 6, 5))
+    exact = canonical_correlation(first.double(), second.double())
+    found = canonical_correlation(first, second)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, exact.float())
+    for single, double in zip(gradients(first, second), gradients(first.double(), second.double()), strict=True):
+        assert single.dtype == torch.float32
+        assert torch.equal(single, double.float())
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_view_that_is_not_finite_has_no_correlation(wrong: float) -> None:
+    first, second = views()
+    first[2, 1] = wrong
+    assert canonical_correlation(first.requires_grad_(), second).isnan()
+
+
+@pytest.mark.parametrize("widths", [(4, 3), (2, 6), (1, 1)])
+def test_below_the_least_number_of_samples_views_correlate_whatever_they_are(widths: tuple[int, int]) -> None:
+    a, b = widths
+    least = least_samples(a, b)
+    assert least == a + b + 1
+    for n in range(2, least + 2):
+        first, second = torch.randn(n, a, dtype=torch.float64), torch.randn(n, b, dtype=torch.float64)
+        values = by_eigendecomposition(first, second, 1e-10)
+        trivial = min(a, n - 1) + min(b, n - 1) - (n - 1)
+        assert (values > 1 - 1e-6).sum() == max(0, trivial)
+        found = canonical_correlation(first, second, regularization=1e-10)
+        assert float(found) == pytest.approx(values.sum(), rel=1e-4)

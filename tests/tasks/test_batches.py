@@ -57,7 +57,7 @@ def part(*, stored: bool = True) -> Part:
 
 
 def tensors(some: list[batches.Batch]) -> list[Tensor]:
-    return [tensor for inputs, target, present in some for tensor in (*inputs, target, present)]
+    return [tensor for batch in some for tensor in (*batch.inputs, batch.target, batch.present)]
 
 
 def same(one: list[batches.Batch], other: list[batches.Batch]) -> bool:
@@ -69,7 +69,8 @@ def same(one: list[batches.Batch], other: list[batches.Batch]) -> bool:
 
 
 def test_a_batch_has_its_rows_in_their_order() -> None:
-    inputs, target, present = part()[[4, 0, 9]]
+    inputs, target, present, lengths = part()[[4, 0, 9]]
+    assert lengths == [None, None]
     a, b = values()
     assert torch.equal(inputs[0], a[[4, 0, 9]])
     assert torch.equal(inputs[1], b[[4, 0, 9]])
@@ -108,17 +109,17 @@ def test_noise_is_on_one_modality_and_the_same_in_all_batches(monkeypatch: pytes
     assert torch.equal(whole[0][0][1], b)
     monkeypatch.setattr(batches, "_MOST_VALUES", 4 * 10)
     split = list(in_order(noisy))
-    assert [len(target) for _, target, _ in split] == [4, 4, 3]
-    assert torch.equal(torch.cat([inputs[0] for inputs, _, _ in split]), whole[0][0][0])
+    assert [len(batch.target) for batch in split] == [4, 4, 3]
+    assert torch.equal(torch.cat([inputs[0] for inputs, *_ in split]), whole[0][0][0])
     # who has one modality alone hears the same noise
     lone = list(in_order(part().alone(0).noisy(0, torch.tensor([0.0, 2.0]), seed=3)))
-    assert torch.equal(torch.cat([inputs[0] for inputs, _, _ in lone]), whole[0][0][0])
+    assert torch.equal(torch.cat([inputs[0] for inputs, *_ in lone]), whole[0][0][0])
 
 
 def test_augmentation_is_of_its_modality_and_only_where_it_is_trained() -> None:
     a, b = values()
     trained = replace(part(), augment=(Add(), None))
-    inputs, _, _ = trained[list(range(N))]
+    inputs, *_ = trained[list(range(N))]
     assert (inputs[0] - a).flatten(1).std(1).max() < 1e-6  # one number a sample
     assert not torch.equal(inputs[0], a)
     assert torch.equal(inputs[1], b)
@@ -135,7 +136,7 @@ def test_augmentation_follows_the_seed_and_goes_on_from_epoch_to_epoch(stored: b
     epochs = [list(loader) for loader in (first, first, second, second, other)]
     assert same(epochs[0], epochs[2])
     assert same(epochs[1], epochs[3])
-    sums = {round(float(sum(inputs[0].double().sum() for inputs, _, _ in epoch)), 4) for epoch in epochs}
+    sums = {round(float(sum(inputs[0].double().sum() for inputs, *_ in epoch)), 4) for epoch in epochs}
     assert len(sums) == 3
 
 

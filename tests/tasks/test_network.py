@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchmsaf.backbones import ConvNet, StagedNetwork, VectorNet
+from torchmsaf.backbones.lstm_net import LSTMNet
 from torchmsaf.errors import FusionInputError
 from torchmsaf.fusion import METHODS
+from torchmsaf.ops.steps import step_mask
 from torchmsaf.tasks.network import FusedNetwork, module_name
 
 B, K = 6, 3
@@ -255,3 +257,93 @@ def test_inputs_and_presence_that_do_not_fit() -> None:
         fused("averaging")(inputs(), torch.ones(B, 1, dtype=torch.bool))
     with pytest.raises(FusionInputError, match="no networks"):
         FusedNetwork({}, "film", outputs=K)
+
+
+# sequences that are padded at their end
+
+LENGTHS = [torch.tensor([4, 9, 6, 1, 9, 7]), torch.tensor([5, 12, 2, 12, 3, 1])]
+
+
+def recurrent(method: str | None, **options: Any) -> FusedNetwork:
+    torch.manual_seed(0)
+    nets: dict[str, StagedNetwork] = {"voice": LSTMNet((3, 9), 1, hidden=8), "text": LSTMNet((2, 12), 1, hidden=10)}
+    torch.manual_seed(1)
+    return FusedNetwork(nets, method, outputs=1, options=options, regression=True, joint=True).double()
+
+
+def padded(filling: float) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    values = [torch.randn(B, c, t, generator=generator, dtype=torch.float64) for c, t in ((3, 9), (2, 12))]
+    return [
+        torch.where(step_mask(own, x.shape[2])[:, None], x, filling) for x, own in zip(values, LENGTHS, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("method", [name for name in NAMES if METHODS[name].regression])
+def test_what_is_behind_an_end_reaches_nothing(method: str, training: bool) -> None:
+    """Predictions, gradients and statistics of batch norm, with zeros and with garbage in the padding."""
+    found = []
+    for filling in (0.0, math.nan):
+        network = recurrent(method).train(training)
+        torch.manual_seed(2)
+        said = network(padded(filling), lengths=LENGTHS)
+        network.training_loss(said, torch.arange(6.0).double(), None, lambda p, t: F.mse_loss(p[:, 0], t)).backward()
+        grads = [torch.zeros(()) if p.grad is None else p.grad for p in network.parameters()]
+        found.append([said.prediction, *grads, *network.buffers()])
+    for one, other in zip(*found, strict=True):
+        assert torch.isfinite(other).all()
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("method", ["msaf", "concat", "mmtm", "averaging"])
+def test_padding_does_not_change_a_prediction(method: str) -> None:
+    """A sample's own prediction is the same in a longer batch, but for segments, which are of the whole length."""
+    network, values = recurrent(method).eval(), padded(0.0)
+    whole = network(values, lengths=LENGTHS).prediction
+    short = [x[:2, :, : int(own[:2].max())] for x, own in zip(values, LENGTHS, strict=True)]
+    torch.testing.assert_close(network(short, lengths=[own[:2] for own in LENGTHS]).prediction, whole[:2])
+
+
+def test_masks_reach_a_fusion_between_stages() -> None:
+    network, seen = recurrent("msaf"), []
+    network.points[0].register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs["masks"]), with_kwargs=True)
+    network(padded(0.0), lengths=[LENGTHS[0], None])
+    assert torch.equal(seen[0][0], step_mask(LENGTHS[0], 9))
+    assert seen[0][1] is None
+
+
+def test_a_joint_prediction_is_one_linear_layer_on_the_last_states() -> None:
+    """And the networks are without the heads that nobody uses."""
+    network = recurrent("msaf", segments=3).eval()
+    assert not [name for name in network.state_dict() if ".head." in name]
+    nets, values = list(network.networks.values()), padded(0.0)
+    maps = [net.to_lstm1(x, own) for net, x, own in zip(nets, values, LENGTHS, strict=True)]
+    maps = network.points[0](maps, masks=[step_mask(own, x.shape[2]) for x, own in zip(maps, LENGTHS, strict=True)])
+    states = torch.cat([net.last_state(x, own) for net, x, own in zip(nets, maps, LENGTHS, strict=True)], dim=1)
+    layer = network.decide.layers[0]
+    said = network(values, lengths=LENGTHS)
+    torch.testing.assert_close(said.prediction, states @ layer.weight.T + layer.bias)
+    assert said.parts == ()
+
+
+def test_padded_sequences_of_which_some_are_absent() -> None:
+    """Absent rows have length 0; whatever is there reaches nothing, in training too."""
+    here = torch.tensor([[True, True], [True, False], [False, True], [True, True], [True, False], [True, True]])
+    ends = [torch.where(here[:, m], own, 0) for m, own in enumerate(LENGTHS)]
+    found = []
+    for filling in (0.0, math.inf):
+        network = recurrent("msaf", segments=3).train()
+        torch.manual_seed(2)
+        x = [torch.where(here[:, m, None, None], v, filling) for m, v in enumerate(padded(0.0))]
+        said = network(x, here, ends)
+        said.prediction.sum().backward()
+        found.append([said.prediction, *(p.grad for p in network.parameters())])
+    for one, other in zip(*found, strict=True):
+        assert torch.isfinite(one).all()
+        torch.testing.assert_close(one, other)
+
+
+def test_lengths_are_one_a_network() -> None:
+    with pytest.raises(FusionInputError, match="expected the lengths of 2 networks, None or \\(B,\\), got 1"):
+        recurrent("msaf")(padded(0.0), lengths=LENGTHS[:1])

@@ -1,4 +1,4 @@
-"""The comparison table and the robustness table as plain text, Markdown and HTML.
+"""The comparison table, the robustness table and published numbers as plain text, Markdown and HTML.
 
 Everything here returns a string; the caller writes it.
 """
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
+from torchmsaf.analysis.published_tables import NOT_COMPARED, Published
 from torchmsaf.analysis.robustness import Robustness
 from torchmsaf.analysis.statistics import Estimate
 from torchmsaf.analysis.table import Metric, Row, Table
@@ -24,6 +25,8 @@ _STAGE_NAMES = {
     "late": "late fusion",
     "early": "early fusion",
     "intermediate": "intermediate fusion",
+    "system": "published models",
+    NOT_COMPARED: "not in this comparison",
 }
 _METHOD_WIDTH = 30
 _HEADER_WIDTH = 10
@@ -59,7 +62,9 @@ class _Sheet:
         return [(_STAGE_NAMES[name], [row for stage, row in rows if stage == name]) for name in named]
 
 
-def render_text(table: Table, width: int = 150, *, robustness: Robustness | None = None) -> str:
+def render_text(
+    table: Table, width: int = 150, *, robustness: Robustness | None = None, published: Published | None = None
+) -> str:
     """Render as plain text in aligned columns, the notes below.
 
     Args:
@@ -67,19 +72,20 @@ def render_text(table: Table, width: int = 150, *, robustness: Robustness | None
         width: columns of characters to stay within. What does not fit goes into a further table underneath; a single
             column and the method's name are never cut.
         robustness: from ``build_robustness``; comes after the table.
+        published: from ``build_published``; comes last.
 
     Returns:
         Lines that end in a newline, without colour or control characters.
     """
-    return "\n\n".join(_text(sheet, width) for sheet in _sheets(table, robustness))
+    return "\n\n".join(_text(sheet, width) for sheet in _sheets(table, robustness, published))
 
 
-def render_markdown(table: Table, *, robustness: Robustness | None = None) -> str:
+def render_markdown(table: Table, *, robustness: Robustness | None = None, published: Published | None = None) -> str:
     """Render as GitHub-flavoured Markdown tables, the notes as a list below each; names are escaped."""
-    return "\n".join(_markdown(sheet) for sheet in _sheets(table, robustness))
+    return "\n".join(_markdown(sheet) for sheet in _sheets(table, robustness, published))
 
 
-def render_html(table: Table, *, robustness: Robustness | None = None) -> str:
+def render_html(table: Table, *, robustness: Robustness | None = None, published: Published | None = None) -> str:
     """Render as one HTML page that needs nothing else, in light or dark as the reader prefers; names are escaped.
 
     Raises:
@@ -94,11 +100,12 @@ def render_html(table: Table, *, robustness: Robustness | None = None) -> str:
         keep_trailing_newline=True,
     )
     source = resources.files("torchmsaf.analysis").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    page: str = environment.from_string(source).render(title=_clean(table.title), sheets=_sheets(table, robustness))
+    sheets = _sheets(table, robustness, published)
+    page: str = environment.from_string(source).render(title=_clean(table.title), sheets=sheets)
     return page
 
 
-def _sheets(table: Table, robustness: Robustness | None) -> list[_Sheet]:
+def _sheets(table: Table, robustness: Robustness | None, published: Published | None) -> list[_Sheet]:
     sheets = [
         _sheet(
             "Comparison", table, _columns(table), "added: parameters beyond the networks'. seconds: mean of the runs."
@@ -106,10 +113,12 @@ def _sheets(table: Table, robustness: Robustness | None) -> list[_Sheet]:
     ]
     if robustness is not None:
         sheets.append(_sheet("Robustness", robustness, _robustness_columns(robustness), ""))
+    if published is not None:
+        sheets.append(_sheet("Published numbers", published, _published_columns(published), ""))
     return sheets
 
 
-def _sheet(what: str, table: Table | Robustness, columns: Sequence[_Column], legend: str) -> _Sheet:
+def _sheet(what: str, table: Table | Robustness | Published, columns: Sequence[_Column], legend: str) -> _Sheet:
     notes = (*table.notes, f"{ABSENT}: not measured or not defined. {legend}")
     return _Sheet(
         what=what,
@@ -184,6 +193,19 @@ def _robustness_columns(table: Robustness) -> list[_Column]:
         )
         for name in table.modalities
         for level in table.levels
+    ]
+
+
+def _published_columns(table: Published) -> list[_Column]:
+    columns = []
+    for metric in table.metrics:
+        name, block = _header(metric), metric.name
+        columns.append(_Column(f"paper {name}", tuple(row.published.marked[block] for row in table.rows), block))
+        columns.append(_Column(f"ours {name}", tuple(_estimate(row.ours[block], metric) for row in table.rows), block))
+    return [
+        *columns,
+        _Column("paper's numbers", tuple(row.published.provenance for row in table.rows), "source"),
+        _Column("status", tuple(row.published.status for row in table.rows), "source"),
     ]
 
 

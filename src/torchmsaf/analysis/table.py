@@ -16,10 +16,22 @@ from torchmsaf.errors import ResultError
 Record = Mapping[str, Any]
 Part = Literal["test", "validation"]
 
-STAGES = ("unimodal", "late", "early", "intermediate")
+STAGES = ("unimodal", "late", "early", "intermediate", "system")
 _KEYS = ("fold", "seed", "method", "stage", "validation", "test", "train_size", "test_size")
 _TOPS = ("top2", "top3", "top4", "top5")
-_ORDER = ("accuracy", *_TOPS, "balanced_accuracy", "macro_f1", "mae", "pearson", "acc2", "f1", "acc7")
+_ORDER = (
+    "accuracy",
+    *_TOPS,
+    "balanced_accuracy",
+    "macro_f1",
+    "mae",
+    "pearson",
+    "acc2",
+    "f1",
+    "acc2_has0",
+    "f1_has0",
+    "acc7",
+)
 _LOWER_IS_BETTER = ("mae", "mse", "rmse", "loss")
 _FRACTION = re.compile(r"(^|_)(accuracy|acc\d*|top\d+|f1|recall|precision|uar)(_|$)")
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmsaf.backbones.clip_conv3d import ClipConv3d
 from torchmsaf.errors import FusionInputError
 
-Part = Callable[[Tensor], Tensor]
+Part = Callable[..., Tensor]
 
 
 class StagedNetwork(nn.Module):
@@ -22,7 +22,12 @@ class StagedNetwork(nn.Module):
     ``forward`` runs ``stages`` one after the other, ``feature`` and ``head``. A subclass with these parts can take part in
     every comparison; what is between two stages is where a fusion can stand.
 
+    A network for sequences that are padded at their end may take their lengths: stages and ``feature`` are then called with
+    maps ``(B, C, T)`` and lengths ``(B,)``, or None where nothing is padded. Its stages keep T, and read no padding. Other
+    networks see zeros there.
+
     Attributes:
+        takes_lengths: whether it is such a network.
         stages: from maps to maps, ``(B, C, *positions)`` each: modules, or methods of a network whose layers keep names
             of their own.
         head: from the feature vector to ``(B, K)``; a module or a method.
@@ -30,20 +35,21 @@ class StagedNetwork(nn.Module):
         width: width of the feature vector.
     """
 
+    takes_lengths = False
     stages: nn.ModuleList | tuple[Part, ...]
     head: Part
     channels: tuple[int, ...]
     width: int
 
-    def feature(self, maps: Tensor) -> Tensor:
-        """The last stage's maps to feature vectors, ``(B, width)``."""
-        raise NotImplementedError
+    # the maps, and with takes_lengths the lengths
+    feature: Part
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, *shape)`` to ``(B, K)``."""
+        """``(B, *shape)`` to ``(B, K)``, nothing of it padded."""
+        more = (None,) if self.takes_lengths else ()
         for stage in self.stages:
-            x = stage(x)
-        prediction: Tensor = self.head(self.feature(x))
+            x = stage(x, *more)
+        prediction: Tensor = self.head(self.feature(x, *more))
         return prediction
 
 

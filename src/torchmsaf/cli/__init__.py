@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from torchmsaf import __version__
-from torchmsaf.cli import arrays, emotion, preparation, tables
+from torchmsaf.cli import arrays, emotion, preparation, tables, train
 from torchmsaf.errors import TorchmsafError
 
 
@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, text, command in (
         ("compare", "compare fusion methods on the same networks, data and folds", arrays.add_compare),
-        ("train", "train one fusion method on one fold of a task", emotion.add_train),
+        ("train", "train one fusion method on one fold of a task", train.add_train),
         ("predict", "predict with a trained model", emotion.add_predict),
         ("prepare", "make raw files ready for training", preparation.add_prepare),
         ("synth", "write a made-up data set in the true formats", preparation.add_synth),

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchmsaf.cli import emotion
+from torchmsaf.cli import emotion, sentiment
 from torchmsaf.cli.running import by_modality, recipe_of, run, train_all_epochs
 from torchmsaf.cli.settings import ConfigParser, add_rows, add_split, add_training, read_settings
 from torchmsaf.errors import DataError
@@ -48,6 +48,14 @@ def add_compare(compare: argparse.ArgumentParser) -> None:
             allow_abbrev=False,
             help="RAVDESS, the first application of the MSAF paper (Table 1)",
             description="Emotion recognition on prepared RAVDESS clips: 3D ResNeXt-50 for video, a 1D CNN for audio.",
+        )
+    )
+    sentiment.add_compare(
+        kinds.add_parser(
+            "sentiment",
+            allow_abbrev=False,
+            help="CMU-MOSEI, the second application of the MSAF paper (Table 2), and sets like it",
+            description="Sentiment of prepared utterances: two LSTMs a modality, MSAF between them, and published systems.",
         )
     )
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchmsaf.cli.running import by_modality, recipe_of, run, train_all_epochs
+from torchmsaf.cli.running import by_modality, copy_model, recipe_of, run, train_all_epochs
 from torchmsaf.cli.settings import ConfigParser, add_rows, add_training, read_settings
 from torchmsaf.errors import DataError, TorchmsafError, require
 
@@ -27,17 +25,10 @@ def add_compare(compare: argparse.ArgumentParser) -> None:
 
 
 def add_train(train: argparse.ArgumentParser) -> None:
-    """The tasks of ``torchmsaf train``, and their options."""
-    tasks = train.add_subparsers(title="tasks", metavar="TASK", required=True)
-    emotion = tasks.add_parser(
-        "emotion",
-        allow_abbrev=False,
-        help="emotions of RAVDESS",
-        description="The networks of video and audio, then the fused network, on one fold; model.safetensors in --out.",
-    )
-    _add_task(emotion)
-    _add_one(emotion)
-    emotion.set_defaults(run=_train)
+    """The options of ``torchmsaf train emotion``."""
+    _add_task(train)
+    _add_one(train)
+    train.set_defaults(run=_train)
 
 
 def add_predict(predict: argparse.ArgumentParser) -> None:
@@ -141,19 +132,7 @@ def _train(options: argparse.Namespace) -> None:
         raise DataError(f"seed is {seed}; 0 or more is needed")
     comparison = _comparison(settings, [method], [fold], [seed])
     folder = run(comparison, settings, f"emotion-{comparison.methods[0].name}-fold-{fold}")
-    from torchmsaf.data.whole_files import whole_file
-    from torchmsaf.experiments import ResultFolder
-
-    key = comparison.methods[0].key
-    weights = next(one["weights"] for one in ResultFolder(folder).records() if one["key"] == key)
-    try:
-        with whole_file(folder / "model.safetensors") as beside:
-            shutil.copyfile(folder / weights, beside)
-    except OSError as error:
-        raise DataError(
-            f"{folder / 'model.safetensors'} cannot be written: {error}; the same is in {weights}"
-        ) from error
-    print(f"Model: {folder / 'model.safetensors'}", file=sys.stderr)
+    copy_model(folder, comparison.methods[0])
 
 
 def _predict(options: argparse.Namespace) -> None:

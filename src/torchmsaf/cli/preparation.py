@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from torchmsaf.cli.prepare_sentiment import add_sentiment
+from torchmsaf.cli.synth_mosei import add_synth_mosei
 from torchmsaf.errors import DataError
 
 _AGAIN = "what is done is kept, and the same command goes on with it"
@@ -44,6 +46,7 @@ def add_prepare(prepare: argparse.ArgumentParser) -> None:
     add("--strict", action="store_true", help="a file that cannot be used is an error")
     add("--jobs", type=int, help="processes (default: the cores there are)")
     ravdess.set_defaults(run=_prepare, interrupted=_AGAIN)
+    add_sentiment(sets)
 
 
 def add_synth(synth: argparse.ArgumentParser) -> None:
@@ -64,6 +67,7 @@ def add_synth(synth: argparse.ArgumentParser) -> None:
     add("--zipped", action="store_true", help="archives, as Zenodo gives them")
     add("--jobs", type=int, help="processes (default: the cores there are)")
     ravdess.set_defaults(run=_synth, interrupted=_AGAIN)
+    add_synth_mosei(sets)
 
 
 def add_download(download: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from torchmsaf.errors import DataError
 
 if TYPE_CHECKING:
     from torchmsaf.experiments import Comparison
+    from torchmsaf.experiments.methods import MethodChoice
     from torchmsaf.tasks.recipe import Recipe
 
 
@@ -53,7 +55,7 @@ def run(comparison: Comparison, settings: Mapping[str, Any], name: str) -> Path:
     """
     from torchmsaf.analysis.report import render_text
     from torchmsaf.experiments import ResultFolder, compare
-    from torchmsaf.experiments.results import make_robustness
+    from torchmsaf.experiments.results import make_published, make_robustness
 
     if settings["resume"] and settings["out"] is None:
         raise DataError("--resume needs --out FOLDER: what to go on with")
@@ -68,9 +70,25 @@ def run(comparison: Comparison, settings: Mapping[str, Any], name: str) -> Path:
         threads=1 if settings["threads"] is None else settings["threads"],
         accelerator=settings["accelerator"],
     )
-    print(render_text(table, robustness=make_robustness(ResultFolder(out))), end="")
+    folder = ResultFolder(out)
+    print(render_text(table, robustness=make_robustness(folder), published=make_published(folder, table)), end="")
     print(f"Results: {out} (table.html, table.md; torchmsaf table {out} prints this again)", file=sys.stderr)
     return out
+
+
+def copy_model(folder: Path, method: MethodChoice) -> None:
+    """Put the weights of a method's one training beside the table, as ``model.safetensors``."""
+    from torchmsaf.data.whole_files import whole_file
+    from torchmsaf.experiments import ResultFolder
+
+    weights = next(one["weights"] for one in ResultFolder(folder).records() if one["key"] == method.key)
+    model = folder / "model.safetensors"
+    try:
+        with whole_file(model) as beside:
+            shutil.copyfile(folder / weights, beside)
+    except OSError as error:
+        raise DataError(f"{model} cannot be written: {error}; the same is in {weights}") from error
+    print(f"Model: {model}", file=sys.stderr)
 
 
 def _free_folder(name: str) -> Path:

@@ -6,13 +6,14 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from torchmsaf.data.stored import Features, StoredFeatures
 from torchmsaf.errors import DataError
+from torchmsaf.ops.steps import step_mask
 
 # n samples, M modalities, C channels of one modality
 
@@ -33,6 +34,10 @@ class Samples:
         groups: the group of each sample (actor, speaker, video), or None.
         parts: the shipped split, ``train``, ``validation`` or ``test`` of each sample, or None.
         fingerprint: sha256 of the content, see :func:`fingerprint`.
+        lengths: modality name -> ``(n,)`` int64, how many of its T steps are real, for sequences ``(n, C, T)`` that are
+            padded at their end; 0 where a sample lacks the modality. A modality that is not in it has no padding.
+        tokens: modality name -> size of its vocabulary, for ``(n, 1, T)`` sequences of word numbers: 0 is padding, 1 a word
+            that the vocabulary does not have. Nobody scales these.
 
     Raises:
         DataError: the fields do not fit together; the message names the field and what came.
@@ -47,12 +52,15 @@ class Samples:
     groups: tuple[str, ...] | None
     parts: tuple[str, ...] | None
     fingerprint: str
+    lengths: Mapping[str, Tensor] = field(default_factory=dict)
+    tokens: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_features(self)
         _check_target(self)
         _check_present(self)
         _check_names(self)
+        _check_lengths(self)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -83,6 +91,8 @@ def make_samples(
     classes: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
     parts: Sequence[str] | None = None,
+    lengths: Mapping[str, Tensor] | None = None,
+    tokens: Mapping[str, int] | None = None,
 ) -> Samples:
     """Samples from tensors that are already in memory.
 
@@ -95,6 +105,8 @@ def make_samples(
         classes: class names by index; None = regression.
         groups: the group of each sample, or None.
         parts: ``train``, ``validation`` or ``test`` of each sample, or None.
+        lengths: as in :class:`Samples`; None = no modality has padding.
+        tokens: as in :class:`Samples`; None = no modality is of words.
 
     Returns:
         The samples with their fingerprint.
@@ -105,7 +117,11 @@ def make_samples(
     if present is None:
         present = torch.ones(len(target), len(features), dtype=torch.bool)
     ids = tuple(str(row) for row in range(len(target))) if ids is None else tuple(ids)
-    names = {"ids": ids, "classes": classes, "groups": groups, "parts": parts}
+    names: dict[str, Sequence[str] | None] = {"ids": ids, "classes": classes, "groups": groups, "parts": parts}
+    if lengths:
+        names["lengths"] = [f"{name} {value.tolist()}" for name, value in lengths.items()]
+    if tokens:
+        names["tokens"] = [f"{name} {size}" for name, size in tokens.items()]
     return Samples(
         name=name,
         features=dict(features),
@@ -116,6 +132,8 @@ def make_samples(
         groups=None if groups is None else tuple(groups),
         parts=None if parts is None else tuple(parts),
         fingerprint=fingerprint(features, target, present, names),
+        lengths=dict(lengths or {}),
+        tokens=dict(tokens or {}),
     )
 
 
@@ -212,12 +230,44 @@ def _check_present(samples: Samples) -> None:
 
 def _check_names(samples: Samples) -> None:
     n = len(samples.ids)
-    for field, values in (("groups", samples.groups), ("parts", samples.parts)):
+    for what, values in (("groups", samples.groups), ("parts", samples.parts)):
         if values is not None and len(values) != n:
-            raise DataError(f"{samples.name}: {len(values)} {field} for {n} samples; one a sample is needed")
+            raise DataError(f"{samples.name}: {len(values)} {what} for {n} samples; one a sample is needed")
     twice = [name for name, count in Counter(samples.ids).items() if count > 1]
     if twice:
         raise DataError(f"{samples.name}: {len(twice)} ids are given to more than one sample, among them {twice[:5]}")
     wrong = sorted(set(samples.parts or ()) - set(PARTS))
     if wrong:
         raise DataError(f"{samples.name}: parts {wrong} are none of {', '.join(PARTS)}")
+
+
+def _check_lengths(samples: Samples) -> None:
+    n = len(samples.ids)
+    for what, known in (("lengths", samples.lengths), ("tokens", samples.tokens)):
+        if unknown := set(known) - set(samples.features):
+            raise DataError(
+                f"{samples.name}: {what} of {min(unknown)!r}; the modalities are {', '.join(samples.modalities)}"
+            )
+    for name, lengths in samples.lengths.items():
+        value, present = samples.features[name], samples.present[:, samples.modalities.index(name)]
+        if len(value.shape) != 3 or lengths.shape != (n,) or lengths.dtype != torch.int64:
+            raise DataError(
+                f"{samples.name}: lengths of {name!r} are {lengths.dtype} {tuple(lengths.shape)} for features "
+                f"{tuple(value.shape)}; torch.int64 ({n},) for sequences ({n}, C, T) is needed"
+            )
+        steps = value.shape[2]
+        if bool((lengths < 0).any()) or bool((lengths > steps).any()) or not torch.equal(lengths > 0, present):
+            raise DataError(
+                f"{samples.name}: lengths of {name!r} go from {int(lengths.min())} to {int(lengths.max())}; 1 to {steps} is "
+                "needed, and 0 where a sample lacks the modality"
+            )
+        if isinstance(value, Tensor) and bool(torch.where(step_mask(lengths, steps)[:, None], 0, value).any()):
+            raise DataError(f"{samples.name}: modality {name!r} is not zero behind the end of its sequences")
+    for name, size in samples.tokens.items():
+        value = samples.features[name]
+        if len(value.shape) != 3 or value.shape[1] != 1:
+            raise DataError(f"{samples.name}: words of {name!r} have shape {tuple(value.shape)}; (n, 1, T) is needed")
+        if isinstance(value, Tensor):
+            low, high, whole = float(value.min()), float(value.max()), bool((value == value.round()).all())
+            if low < 0 or high >= size or not whole:
+                raise DataError(f"{samples.name}: words of {name!r} are not whole numbers from 0 to {size - 1}")

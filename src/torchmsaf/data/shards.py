@@ -25,7 +25,7 @@ from torchmsaf.errors import DataError, require
 Json = dict[str, Any]
 
 SUFFIX = ".safetensors"
-ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # a clip's name, which is its file's
+ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")  # a clip's name, which is its file's
 _ABOUT = "torchmsaf.clip"
 _NAMES = {"U8": "uint8", "I16": "int16", "I32": "int32", "I64": "int64", "F32": "float32"}  # safetensors', NumPy's
 # what clips are made of, NumPy's name -> torch's type

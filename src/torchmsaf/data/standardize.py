@@ -12,13 +12,16 @@ from torch import Tensor
 from torchmsaf.data.samples import Samples
 from torchmsaf.data.stored import Features, StoredFeatures
 from torchmsaf.errors import DataError
+from torchmsaf.ops.steps import step_mask
 
 # n samples, C channels
 
 
 @dataclass(frozen=True, eq=False)
 class Standardizer:
-    """Mean and standard deviation of every channel, and of a regression target. Features on disk are left as they are.
+    """Mean and standard deviation of every channel, and of a regression target.
+
+    Words are left as they are, and so are features on disk that are ready. Padding and absent modalities do not count.
 
     Attributes:
         mean: modality -> ``(C,)`` float64.
@@ -52,12 +55,19 @@ class Standardizer:
             here = chosen[samples.present[chosen, column]]
             if len(here) == 0:
                 raise DataError(f"{samples.name}: none of the {len(chosen)} rows to fit has modality {name!r}")
-            if isinstance(value, StoredFeatures):
+            if name in samples.tokens:
                 continue
-            mean[name], std[name] = _moments(value[here].transpose(0, 1).flatten(1))
+            if isinstance(value, StoredFeatures):
+                if (found := value.moments(here)) is not None:
+                    mean[name], std[name] = found
+            elif name in samples.lengths:
+                real = step_mask(samples.lengths[name][here], value.shape[2])
+                mean[name], std[name] = moments(value[here].transpose(1, 2)[real].T)
+            else:
+                mean[name], std[name] = moments(value[here].transpose(0, 1).flatten(1))
         if not samples.regression:
             return cls(mean, std)
-        target_mean, target_std = _moments(samples.target[chosen].unsqueeze(0))
+        target_mean, target_std = moments(samples.target[chosen].unsqueeze(0))
         return cls(mean, std, float(target_mean), float(target_std))
 
     def transform(self, samples: Samples) -> dict[str, Features]:
@@ -69,14 +79,16 @@ class Standardizer:
         Raises:
             DataError: other modalities or other channels than those fitted.
         """
-        features = samples.features
-        channels = {name: x.shape[1] for name, x in features.items() if not isinstance(x, StoredFeatures)}
         fitted = {name: len(value) for name, value in self.mean.items()}
+        channels = {
+            name: x.shape[1]
+            for name, x in samples.features.items()
+            if name in fitted or not (isinstance(x, StoredFeatures) or name in samples.tokens)
+        }
         if list(channels.items()) != list(fitted.items()):
             raise DataError(f"{samples.name}: modalities and channels are {channels}; fitted were {fitted}")
         return {
-            name: x if isinstance(x, StoredFeatures) else self._standardized(name, x, samples.present[:, column])
-            for column, (name, x) in enumerate(features.items())
+            name: self._standardized(name, x, samples) if name in fitted else x for name, x in samples.features.items()
         }
 
     def as_plain(self) -> dict[str, dict[str, list[float]]]:
@@ -86,14 +98,18 @@ class Standardizer:
             plain[""] = {"mean": [self.target_mean], "std": [self.target_std]}
         return plain
 
-    def _standardized(self, name: str, value: Tensor, present: Tensor) -> Tensor:
+    def _standardized(self, name: str, value: Features, samples: Samples) -> Features:
+        if isinstance(value, StoredFeatures):
+            return value.scaled(self.mean[name], self.std[name])
         shape = (1, -1) + (1,) * (value.dim() - 2)
         result = ((value.double() - self.mean[name].view(shape)) / self.std[name].view(shape)).float()
-        result[~present] = 0
+        result[~samples.present[:, samples.modalities.index(name)]] = 0
+        if name in samples.lengths:
+            result.masked_fill_(~step_mask(samples.lengths[name], value.shape[2])[:, None], 0)
         return result
 
 
-def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
+def moments(values: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each row of ``(C, count)``, in float64; 1 for a row that is constant."""
     double = values.double()
     std = double.std(dim=1, correction=0)

@@ -7,34 +7,26 @@ import hashlib
 import importlib.metadata
 import math
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from torchmsaf.analysis.table import Table, label
-from torchmsaf.backbones.by_rank import network_for
-from torchmsaf.backbones.staged import StagedNetwork
+from torchmsaf.analysis.table import Table
 from torchmsaf.data import Fold, Protocol, Samples, check_fold, fold_ids
 from torchmsaf.data.natural_order import natural_sorted
-from torchmsaf.errors import DataError, FusionInputError, ProtocolError, TorchmsafError, in_one_line
+from torchmsaf.errors import DataError, ProtocolError
 from torchmsaf.experiments.methods import MethodChoice
 from torchmsaf.experiments.progress import progress
 from torchmsaf.experiments.results import ResultFolder, write_tables
+from torchmsaf.experiments.trial import check_networks
 from torchmsaf.experiments.unit import Setting, Unit, run_units
 from torchmsaf.tasks.augment import Augmentation
-from torchmsaf.tasks.model_file import load_pretrained, read_spec
-from torchmsaf.tasks.network import FusedNetwork
+from torchmsaf.tasks.model_file import read_spec
 from torchmsaf.tasks.objective import Objective
 from torchmsaf.tasks.recipe import Recipe
-
-# more than a machine that compares can hold: a slip in the options of a method
-MOST_PARAMETERS = 10**9
-# of a sample, for which a check runs the networks on values
-MOST_VALUES = 10**5
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +48,9 @@ class Comparison:
         noise: standard deviations of the noise on test samples, in those of the training samples, 0 or more.
         top_k: further accuracies: the true class is among the k likeliest.
         about: what files of weights say of the task, as plain data.
+        starts: every row begins with the weights of unimodal networks, which are trained first; else with random ones.
+        joint: intermediate methods predict by one linear layer on all feature vectors.
+        scale_target: models train on a regression target of zero mean and unit deviation; else on it as it is.
     """
 
     title: str
@@ -72,6 +67,9 @@ class Comparison:
     noise: Sequence[float] = ()
     top_k: tuple[int, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
+    starts: bool = True
+    joint: bool = False
+    scale_target: bool = True
 
     @property
     def objective(self) -> Objective:
@@ -81,8 +79,8 @@ class Comparison:
 
     @property
     def trainings(self) -> int:
-        """How many networks are trained: two a modality and one a method, for each fold and seed."""
-        rows = 2 * len(self.samples.modalities) + len(self.methods)
+        """How many networks are trained: one or two a modality and one a method, for each fold and seed."""
+        rows = (1 + self.starts) * len(self.samples.modalities) + len(self.methods)
         return len(self.protocol.folds) * len(self.seeds) * rows
 
     def check(self) -> None:
@@ -108,53 +106,17 @@ class Comparison:
             raise DataError(f"network options given for {bare[0]!r}, whose network is chosen by rank and takes none")
         if wrong := [level for level in self.noise if not level >= 0 or math.isinf(level)]:
             raise DataError(f"noise of {wrong[0]}; numbers of 0 or more are needed")
+        if self.pretrained and not self.starts:
+            raise DataError("pretrained weights are given, and this comparison begins with random ones")
         if not self.seeds:
             raise DataError("no seeds; one or more are needed")
         for fold in self.protocol.folds:
             check_fold(fold, self.samples, chosen_on_test=self.protocol.chosen_on_test)
             self._check_presence(fold)
         with torch.random.fork_rng(devices=[]):  # the check draws no number that a training would have drawn
-            self._check_networks()
-
-    def _check_networks(self) -> None:
-        outputs, regression = self.samples.n_outputs, self.samples.regression
-        networks = {
-            name: network_for(
-                value.shape[1:], outputs, class_path=self.networks.get(name), options=self.network_options.get(name)
-            )
-            for name, value in self.samples.features.items()
-        }
-        for name, path in self.pretrained.items():
-            load_pretrained(networks[name], path, name, options=self.network_options.get(name, {}))
-            self._check_seen(path)
-        large = max(x.shape[1:].numel() for x in self.samples.features.values()) > MOST_VALUES
-        device = "meta" if large else "cpu"  # shapes alone, where values would take long
-        networks = {name: net.to(device) for name, net in networks.items()}
-        for name, net in networks.items():
-            path = self.networks.get(name, f"{type(net).__module__}.{type(net).__qualname__}")
-            with _naming(f"network of modality {name!r} ({path})"), torch.device(device):
-                _check_shapes(net, torch.zeros(2, *self.samples.features[name].shape[1:]), outputs)
-                self._run(FusedNetwork({name: net}, None, outputs=outputs, regression=regression), [name])
-        for choice in self.methods:
-            said = label({"method": choice.name, "options": choice.options})
-            with _naming(f"method {said!r}", unless=f"{choice.name}: "):
-                arguments: Any = {"outputs": outputs, "options": choice.options, "regression": regression}
-                with torch.device("meta"):  # a fusion without memory: its size is seen before it is paid for
-                    network = FusedNetwork(networks, choice.name, **arguments)
-                count = sum(p.numel() for p in network.parameters())
-                if count > MOST_PARAMETERS:
-                    raise FusionInputError(f"{count:,} parameters: check its options")
-                with torch.device(device):
-                    self._run(FusedNetwork(networks, choice.name, **arguments), self.samples.modalities)
-
-    @torch.no_grad()
-    def _run(self, network: FusedNetwork, modalities: Sequence[str]) -> None:
-        """Predict two samples of zeros, and their loss, on torch's default device."""
-        network.eval()
-        fused = network([torch.zeros(2, *self.samples.features[name].shape[1:]) for name in modalities])
-        _check_shape("the prediction", fused.prediction, (2, network.outputs))
-        target = torch.zeros(2, dtype=self.samples.target.dtype)
-        network.training_loss(fused, target, None, self.objective.loss)
+            check_networks(self)
+            for path in self.pretrained.values():
+                self._check_seen(path)
 
     def _check_seen(self, path: str) -> None:
         """Pretrained weights have not seen anybody who tests."""
@@ -214,7 +176,8 @@ class Comparison:
             **{name: value for name, value in self._further() if value},
             "seeds": list(self.seeds),
             "recipe": asdict(self.recipe),
-            "tuning": "none: defaults of the methods, or the options said here, and the same recipe",
+            "tuning": "none: defaults of the methods, or the options said here, and the same recipe, but for the batch size "
+            "and learning rate of systems that have their own",
         }
 
     def _further(self) -> Iterator[tuple[str, Any]]:
@@ -225,6 +188,9 @@ class Comparison:
         yield "noise", list(self.noise)
         yield "top_k", list(self.top_k)
         yield "about", dict(self.about)
+        yield "random_start", not self.starts
+        yield "joint", self.joint
+        yield "target_as_it_is", not self.scale_target
 
 
 def compare(
@@ -271,6 +237,9 @@ def compare(
         augment=comparison.augment,
         noise=comparison.noise,
         about=comparison.about,
+        starts=comparison.starts,
+        joint=comparison.joint,
+        scale_target=comparison.scale_target,
         threads=threads,
         accelerator=accelerator,
     )
@@ -293,41 +262,6 @@ def compare(
 def _digest(path: str) -> str:
     """What a file holds, whatever it is called."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-@torch.no_grad()
-def _check_shapes(net: StagedNetwork, x: torch.Tensor, outputs: int) -> None:
-    """What a network says of itself (``channels``, ``width``) is what comes out of its parts."""
-    net.eval()
-    stages: list[Callable[[torch.Tensor], torch.Tensor]] = list(net.stages)
-    for number, (stage, count) in enumerate(zip(stages, net.channels, strict=True)):
-        x = stage(x)
-        if x.dim() < 2 or tuple(x.shape[:2]) != (2, count):
-            raise FusionInputError(
-                f"channels[{number}] is {count}, and of 2 samples stage {number} makes maps {tuple(x.shape)}"
-            )
-    x = net.feature(x)
-    _check_shape("feature(), whose size is width,", x, (2, net.width))
-    _check_shape("the head", net.head(x), (2, outputs))
-
-
-def _check_shape(what: str, x: torch.Tensor, shape: tuple[int, ...]) -> None:
-    if tuple(x.shape) != shape:
-        raise FusionInputError(f"of 2 samples {what} makes {tuple(x.shape)}, and {shape} is needed")
-
-
-@contextmanager
-def _naming(what: str, *, unless: str | None = None) -> Iterator[None]:
-    """Turn whatever is raised into one line that begins with what it is about, unless it does so already."""
-    try:
-        yield
-    except Exception as error:  # whatever users' networks raise
-        said = in_one_line(error)
-        if not isinstance(error, TorchmsafError):
-            said = f"{type(error).__name__}: {said}"
-        elif unless is not None and said.startswith(unless):
-            raise
-        raise FusionInputError(f"{what}: {said}") from error
 
 
 def _versions(accelerator: str) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torchmsaf.errors import FusionInputError, require
-from torchmsaf.fusion.registry import Stage, find_method, list_fusions
+from torchmsaf.fusion.registry import METHODS, Stage, find_method, list_fusions
+from torchmsaf.tasks.systems.registry import SYSTEMS, list_systems
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,9 @@ class MethodChoice:
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def stage(self) -> Stage:
-        """Where it fuses."""
-        return find_method(self.name).stage
+    def stage(self) -> Stage | Literal["system"]:
+        """Where it fuses, or that it is a system of its own."""
+        return "system" if self.name in SYSTEMS else find_method(self.name).stage
 
     @property
     def key(self) -> str:
@@ -42,7 +44,7 @@ def parse_method(text: str) -> MethodChoice:
         FusionInputError: an unknown method, or options that cannot be read.
     """
     name, _, rest = text.partition(":")
-    find_method(name.strip())
+    _check_name(name.strip())
     yaml = require("yaml", "compare")
     options = {}
     for part in re.split(r",(?![^\[]*\])", rest) if rest else []:
@@ -58,6 +60,15 @@ def parse_method(text: str) -> MethodChoice:
     return MethodChoice(name.strip(), options)
 
 
+def _check_name(name: str) -> None:
+    if name in METHODS or name in SYSTEMS:
+        return
+    known = [*METHODS, *SYSTEMS]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    raise FusionInputError(f"no fusion method {name!r}{hint}; there are: {', '.join(known)}")
+
+
 def _number(value: Any) -> Any:
     """``1e-3``, which YAML 1.1 reads as text, as a number; in lists too."""
     if isinstance(value, list):
@@ -71,7 +82,7 @@ def _number(value: Any) -> Any:
 
 
 def choose_methods(
-    texts: Sequence[str] | None, *, regression: bool, modalities: int | None = None
+    texts: Sequence[str] | None, *, regression: bool, modalities: int | None = None, systems: bool = False
 ) -> list[MethodChoice]:
     """The methods asked for; ``all``, or None, is every one that fits the data, and MSAF with an identity start too.
 
@@ -79,22 +90,25 @@ def choose_methods(
         texts: as :func:`parse_method` reads them, or ``all``.
         regression: whether the target is a number.
         modalities: how many there are; ``all`` leaves out methods that do not take so many. None = it does not matter.
+        systems: whether ``all`` has the published systems too, which take video, audio and text.
 
     Raises:
         FusionInputError: a method twice, or one that cannot do regression.
     """
     choices: list[MethodChoice] = []
     for text in ["all"] if texts is None else texts:
-        asked = _all_methods(regression, modalities) if text == "all" else [parse_method(text)]
+        asked = _all_methods(regression, modalities, systems) if text == "all" else [parse_method(text)]
         for choice in asked:
             if choice in choices:
                 raise FusionInputError(f"method {text!r} is given twice")
-            if regression and not find_method(choice.name).regression:
+            if regression and not (SYSTEMS.get(choice.name) or find_method(choice.name)).regression:
                 raise FusionInputError(f"method {choice.name!r} is for classification, and the target is a number")
         choices += asked
     return choices
 
 
-def _all_methods(regression: bool, modalities: int | None) -> list[MethodChoice]:
+def _all_methods(regression: bool, modalities: int | None, systems: bool) -> list[MethodChoice]:
     able = [one for one in list_fusions() if (one.regression or not regression) and one.takes(modalities)]
-    return [*(MethodChoice(one.name) for one in able), MethodChoice("msaf", {"identity_start": True})]
+    whole = [one for one in list_systems() if systems and (one.regression if regression else one.classification)]
+    identity = MethodChoice("msaf", {"identity_start": True})
+    return [*(MethodChoice(one.name) for one in able), identity, *(MethodChoice(one.name) for one in whole)]

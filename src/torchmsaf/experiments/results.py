@@ -27,6 +27,7 @@ from urllib.parse import quote
 
 from torch import Tensor
 
+from torchmsaf.analysis.published_tables import Published, build_published
 from torchmsaf.analysis.report import render_html, render_markdown, render_text
 from torchmsaf.analysis.robustness import Robustness, build_robustness
 from torchmsaf.analysis.table import Part, Table, build_table, label
@@ -237,6 +238,12 @@ def make_robustness(folder: ResultFolder) -> Robustness | None:
     return robustness if robustness is not None and robustness.levels else None
 
 
+def make_published(folder: ResultFolder, table: Table) -> Published | None:
+    """The numbers that the MSAF paper prints for the same data set, beside a table of test scores; None = it has none."""
+    about = folder.config().get("about") or {}
+    return build_published(table) if about.get("set") == "mosei" and not about.get("made_up") else None
+
+
 def _told(folder: ResultFolder) -> dict[str, Any]:
     """What both tables are made of."""
     config = folder.config()
@@ -267,9 +274,10 @@ def _note_on_divergence(records: Sequence[Json]) -> list[str]:
 def write_tables(folder: ResultFolder) -> Table:
     """Build the tables of test scores, with the reference by default, and write them as text, Markdown and HTML."""
     table, robustness = make_table(folder), make_robustness(folder)
-    _write(folder.path / "table.txt", render_text(table, robustness=robustness))
-    _write(folder.path / "table.md", render_markdown(table, robustness=robustness))
-    _write(folder.path / "table.html", render_html(table, robustness=robustness))
+    published = make_published(folder, table)
+    _write(folder.path / "table.txt", render_text(table, robustness=robustness, published=published))
+    _write(folder.path / "table.md", render_markdown(table, robustness=robustness, published=published))
+    _write(folder.path / "table.html", render_html(table, robustness=robustness, published=published))
     return table
 
 

@@ -19,9 +19,10 @@ from torchmsaf.experiments.methods import MethodChoice
 from torchmsaf.experiments.results import UnitFile
 from torchmsaf.experiments.unit import Unit
 from torchmsaf.tasks.batches import Part, part_of
-from torchmsaf.tasks.model_file import ModelSpec, NetworkSpec, load_pretrained, read_spec
+from torchmsaf.tasks.model_file import ModelSpec, NetworkSpec, kind_of_systems, load_pretrained, read_spec
+from torchmsaf.tasks.models import Model
 from torchmsaf.tasks.network import FusedNetwork, module_name
-from torchmsaf.tasks.training import Trained, evaluate, train
+from torchmsaf.tasks.training import Trained, evaluate, own_recipe, train
 
 
 class Runner:
@@ -37,8 +38,9 @@ class Runner:
         samples = unit.samples
         standardizer = Standardizer.fit(samples, unit.fold.train)
         features = tuple(standardizer.transform(samples).values())
+        lengths = [samples.lengths.get(name) for name in samples.modalities]
         train, self.validation, self.test = (
-            part_of(features, samples.target, samples.present, torch.from_numpy(rows))
+            part_of(features, samples.target, samples.present, torch.from_numpy(rows), lengths)
             for rows in (unit.fold.train, unit.fold.validation, unit.fold.test)
         )
         # only what is trained on is changed
@@ -47,8 +49,16 @@ class Runner:
         if not samples.regression:
             counts = torch.bincount(train.target, minlength=self.setting.objective.outputs)
             prior = tuple((counts / len(train)).tolist())
+        answer = 0.0
+        if not self.setting.scale_target:
+            answer = standardizer.target_mean
+            standardizer = replace(standardizer, target_mean=0.0, target_std=1.0)
         self.objective = replace(
-            self.setting.objective, mean=standardizer.target_mean, std=standardizer.target_std, prior=prior
+            self.setting.objective,
+            mean=standardizer.target_mean,
+            std=standardizer.target_std,
+            answer=answer,
+            prior=prior,
         )
         self.standardized, self.seen = standardizer.as_plain(), self._seen()
         self.spread: dict[str, Tensor] = {}
@@ -60,7 +70,7 @@ class Runner:
         state = self.file.weights(key)
         if state is None:
             spec, network = self._network({modality}, None, {}, key)
-            if modality in self.setting.pretrained:
+            if modality in self.setting.pretrained and isinstance(network, FusedNetwork):
                 own = network.networks[module_name(modality)]
                 load_pretrained(own, self.setting.pretrained[modality], modality)
             m = self._index(modality)
@@ -96,7 +106,7 @@ class Runner:
         added = sum(p.numel() for p in network.fusion_parameters())
         trained = self._train(network, self.train, self.validation, choice.key)
         record = self._record(choice.name, choice.stage, network, trained)
-        record |= {"options": choice.options, "added_parameters": added}
+        record |= {"options": choice.options, "added_parameters": added if isinstance(network, FusedNetwork) else None}
         record["test"] = evaluate(network, self.test, self.objective)
         record["test_missing"] = {
             name: evaluate(network, self.test.without(m), self.objective) for m, name in enumerate(names)
@@ -104,7 +114,7 @@ class Runner:
         record |= self._with_noise(network, self.test, {name: m for m, name in enumerate(names)})
         self.file.save(choice.key, record, network.state_dict(), spec)
 
-    def _with_noise(self, network: FusedNetwork, test: Part, where: Mapping[str, int]) -> dict[str, Any]:
+    def _with_noise(self, network: Model, test: Part, where: Mapping[str, int]) -> dict[str, Any]:
         """Test scores with noise on one modality after the other: the same noise for all rows of the table.
 
         Args:
@@ -116,6 +126,8 @@ class Runner:
             return {}
         scores = {}
         for name, m in where.items():
+            if name in self.unit.samples.tokens:
+                continue  # a word is no number that could be a little more
             seed = _seed(self.unit.seed, self.unit.fold.index, f"noise {name}")
             if name not in self.spread:
                 self.spread[name] = _spread(self.train.only(self._index(name)))
@@ -131,7 +143,7 @@ class Runner:
 
     def _network(
         self, names: set[str], method: str | None, options: Mapping[str, Any], key: str
-    ) -> tuple[ModelSpec, FusedNetwork]:
+    ) -> tuple[ModelSpec, Model]:
         """A network with the unimodal weights of this fold and seed, once they are there."""
         setting, samples = self.setting, self.unit.samples
         torch.manual_seed(_seed(self.unit.seed, self.unit.fold.index, key))
@@ -144,12 +156,18 @@ class Runner:
         if self.standardized:
             about["standardized"] = self.standardized
         objective = setting.objective
-        spec = ModelSpec(specs, method, objective.outputs, options, objective.regression, about)
+        fields: dict[str, Any] = {
+            "about": about,
+            "joint": setting.joint,
+            "kind": kind_of_systems(objective.kind, setting.scale_target),
+        }
+        spec = ModelSpec(specs, method, objective.outputs, options, objective.regression, **fields)
         network = spec.build()
-        for name in names & self.starts.keys():
-            prefix = f"networks.{module_name(name)}."
-            own = {key.removeprefix(prefix): value for key, value in self.starts[name].items()}
-            network.networks[module_name(name)].load_state_dict(own)
+        if isinstance(network, FusedNetwork):  # a system has other encoders
+            for name in names & self.starts.keys():
+                prefix, own = f"networks.{module_name(name)}.", network.networks[module_name(name)]
+                state = {key.removeprefix(prefix): value for key, value in self.starts[name].items()}
+                own.load_state_dict({key: state[key] for key in own.state_dict()})  # which may be without its head
         return spec, network
 
     def _seen(self) -> dict[str, Any]:
@@ -163,7 +181,7 @@ class Runner:
                 seen.setdefault(name, set()).update(groups)
         return {"seen": {name: natural_sorted(groups) for name, groups in seen.items()}}
 
-    def _train(self, network: FusedNetwork, part: Part, validation: Part, key: str) -> Trained:
+    def _train(self, network: Model, part: Part, validation: Part, key: str) -> Trained:
         unit = self.unit
         try:
             return train(
@@ -183,8 +201,13 @@ class Runner:
                 "--resume goes on from here"
             ) from error
 
-    def _record(self, method: str, stage: str, network: FusedNetwork, trained: Trained) -> dict[str, Any]:
-        names = [modality for modality in self.unit.samples.modalities if module_name(modality) in network.networks]
+    def _record(self, method: str, stage: str, network: Model, trained: Trained) -> dict[str, Any]:
+        names = list(self.unit.samples.modalities)
+        own: dict[str, Any] = {}
+        if isinstance(network, FusedNetwork):
+            names = [modality for modality in names if module_name(modality) in network.networks]
+        elif (recipe := own_recipe(network, self.setting.recipe)) != self.setting.recipe:
+            own["recipe"] = {"batch_size": recipe.batch_size, "learning_rate": recipe.learning_rate}
         device = next(network.parameters()).device
         one = [torch.zeros(1, *self.unit.samples.features[name].shape[1:], device=device) for name in names]
         return {
@@ -205,6 +228,7 @@ class Runner:
             "train_size": len(self.train),
             "validation_size": len(self.validation),
             "test_size": len(self.test),
+            **own,
         }
 
 

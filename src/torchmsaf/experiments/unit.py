@@ -34,6 +34,9 @@ class Setting:
         augment: what changes a modality's training samples.
         noise: standard deviations of the noise that test samples get, in those of the training samples.
         about: what files of weights say of the task, as plain data.
+        starts: every row begins with the weights of unimodal networks, which are trained first; else with random ones.
+        joint: as in :class:`~torchmsaf.tasks.network.FusedNetwork`.
+        scale_target: models train on a regression target of zero mean and unit deviation; else on it as it is.
         threads: of the process.
         accelerator: of Lightning.
     """
@@ -47,6 +50,9 @@ class Setting:
     augment: Mapping[str, Augmentation] = field(default_factory=dict)
     noise: Sequence[float] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
+    starts: bool = True
+    joint: bool = False
+    scale_target: bool = True
     threads: int = 1
     accelerator: str = "cpu"
 
@@ -94,21 +100,25 @@ def _run_apart(fields: dict[str, Any]) -> None:
 
 def _as_arrays(samples: Samples) -> dict[str, Any]:
     features = {name: x.numpy() if isinstance(x, Tensor) else x for name, x in samples.features.items()}
-    return {**vars(samples), "features": features, "target": samples.target.numpy(), "present": samples.present.numpy()}
+    lengths = {name: own.numpy() for name, own in samples.lengths.items()}
+    plain = {"target": samples.target.numpy(), "present": samples.present.numpy(), "lengths": lengths}
+    return {**vars(samples), "features": features, **plain}
 
 
 def _as_samples(arrays: dict[str, Any]) -> Samples:
     given = arrays["features"].items()
     features = {name: x if isinstance(x, StoredFeatures) else torch.from_numpy(x) for name, x in given}
     target, present = torch.from_numpy(arrays["target"]), torch.from_numpy(arrays["present"])
-    return Samples(**{**arrays, "features": features, "target": target, "present": present})
+    lengths = {name: torch.from_numpy(own) for name, own in arrays["lengths"].items()}
+    return Samples(**{**arrays, "features": features, "target": target, "present": present, "lengths": lengths})
 
 
 def run_unit(unit: Unit) -> None:
     """Train what is not on record yet, and put it there.
 
-    Every row of the table gets two trainings with the same budget: the unimodal networks from random weights, then the
-    row's own network (a unimodal one again, or all of them with a fusion) from their weights.
+    With ``starts`` every row of the table gets two trainings with the same budget: the unimodal networks from random
+    weights, then the row's own network (a unimodal one again, or all of them with a fusion) from their weights; a published
+    system, which has other encoders, gets one. Without, every row gets one, from random weights.
     """
     # Lightning takes seconds to import: a process that only hands out units does not need it
     from torchmsaf.experiments.runner import Runner
@@ -116,7 +126,7 @@ def run_unit(unit: Unit) -> None:
     torch.set_num_threads(unit.setting.threads)
     with ResultFolder(unit.folder).unit(unit.fold.index, unit.seed) as file:
         runner = Runner(unit, file)
-        for modality in unit.samples.modalities:
+        for modality in unit.samples.modalities if unit.setting.starts else ():
             runner.start(modality)
         for modality in unit.samples.modalities:
             runner.unimodal(modality)

@@ -65,20 +65,26 @@ class TFN(EarlyFusion):
 
     def tensor(self, vectors: Sequence[Tensor], present: Tensor | None) -> Tensor:
         """Z, flattened, ``(B, (P_1 + 1) ... (P_M + 1))``; of an absent modality only the 1 is left."""
-        product = None
+        states = []
         for m, (layer, vector) in enumerate(zip(self.projections, self.read(vectors, present), strict=True)):
             h = torch.relu(layer(vector))
-            if present is not None:
-                h = h * present[:, m, None]
-            h = torch.cat([h.new_ones(h.shape[0], 1), h], dim=1)  # [1; h_m]
-            product = h if product is None else (product.unsqueeze(2) * h.unsqueeze(1)).flatten(1)
-        assert product is not None
-        return product
+            states.append(h if present is None else h * present[:, m, None])
+        return outer_product(states)
 
     def forward(self, vectors: Sequence[Tensor], *, present: Tensor | None = None) -> Tensor:
         """Vectors ``(B, D_m)`` to ``(B, K)``; without a modality the products without it remain."""
         prediction: Tensor = self.layers(self.tensor(vectors, present))
         return prediction
+
+
+def outer_product(states: Sequence[Tensor]) -> Tensor:
+    """``[1; h_1] (x) ... (x) [1; h_M]`` of vectors ``(B, P_m)``, flattened: ``(B, (P_1 + 1) ... (P_M + 1))``."""
+    product = None
+    for h in states:
+        h = torch.cat([h.new_ones(h.shape[0], 1), h], dim=1)  # [1; h_m]
+        product = h if product is None else (product.unsqueeze(2) * h.unsqueeze(1)).flatten(1)
+    assert product is not None
+    return product
 
 
 def _check_project(project: int | list[int] | tuple[int, ...] | None, modalities: int) -> tuple[int, ...]:

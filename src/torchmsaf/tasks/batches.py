@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,11 +15,26 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchmsaf.data.stored import Features, StoredFeatures
 from torchmsaf.tasks.augment import Augmentation, Noise
 
-Batch = tuple[list[Tensor], Tensor, Tensor]
 T = TypeVar("T")
 
 # of one modality, to predict at once: 64 MiB of float32
 _MOST_VALUES = 2**24
+
+
+class Batch(NamedTuple):
+    """Some samples.
+
+    Attributes:
+        inputs: ``(B, *shape)`` of each modality.
+        target: ``(B,)``.
+        present: ``(B, M)`` booleans.
+        lengths: ``(B,)`` real steps of each modality, None for one without padding.
+    """
+
+    inputs: list[Tensor]
+    target: Tensor
+    present: Tensor
+    lengths: list[Tensor | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +48,7 @@ class Part(Dataset[Batch]):
         augment: of each modality, what changes its training samples; none when empty.
         generator: what augmentations draw from.
         noise: on one modality, or none.
+        lengths: ``(n,)`` real steps of each modality, None for one without padding; empty = no modality has any.
     """
 
     features: tuple[Features, ...]
@@ -41,6 +57,7 @@ class Part(Dataset[Batch]):
     augment: tuple[Augmentation | None, ...] = ()
     generator: torch.Generator = field(default_factory=torch.Generator)
     noise: Noise | None = None
+    lengths: tuple[Tensor | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.target)
@@ -53,12 +70,13 @@ class Part(Dataset[Batch]):
                 inputs[m] = change(inputs[m], self.generator)
         if self.noise is not None:
             inputs[self.noise.modality] = self.noise(inputs[self.noise.modality], index)
-        return inputs, self.target[index], self.present[index]
+        lengths = [None if own is None else own[index] for own in self.lengths or [None] * len(inputs)]
+        return Batch(inputs, self.target[index], self.present[index], lengths)
 
     @property
     def on_disk(self) -> bool:
         """Whether reading a batch takes time."""
-        return any(isinstance(x, StoredFeatures) for x in self.features)
+        return any(isinstance(x, StoredFeatures) and x.slow for x in self.features)
 
     @property
     def at_once(self) -> int:
@@ -75,26 +93,39 @@ class Part(Dataset[Batch]):
             self.present[rows, modality, None],
             self.augment[modality : modality + 1],
             self.generator,
+            lengths=_rows_of(self.lengths[modality : modality + 1], rows),
         )
 
     def alone(self, modality: int) -> Part:
         """All samples, with one modality alone."""
-        return Part((self.features[modality],), self.target, self.present[:, modality, None])
+        lengths = self.lengths[modality : modality + 1]
+        return Part((self.features[modality],), self.target, self.present[:, modality, None], lengths=lengths)
 
     def without(self, modality: int) -> Part:
         """The same samples as if one modality were absent from all."""
         present = self.present.clone()
         present[:, modality] = False
-        return Part(self.features, self.target, present)
+        return Part(self.features, self.target, present, lengths=self.lengths)
 
     def noisy(self, modality: int, scale: Tensor, seed: int) -> Part:
         """The same samples with noise of standard deviation ``scale`` ``(C,)`` on one modality."""
         return replace(self, noise=Noise(modality, scale, seed))
 
 
-def part_of(features: Sequence[Features], target: Tensor, present: Tensor, rows: Tensor) -> Part:
+def part_of(
+    features: Sequence[Features],
+    target: Tensor,
+    present: Tensor,
+    rows: Tensor,
+    lengths: Sequence[Tensor | None] = (),
+) -> Part:
     """Some rows of a data set."""
-    return Part(tuple(_take(x, rows) for x in features), target[rows], present[rows])
+    taken = tuple(_take(x, rows) for x in features)
+    return Part(taken, target[rows], present[rows], lengths=_rows_of(lengths, rows))
+
+
+def _rows_of(lengths: Sequence[Tensor | None], rows: Tensor) -> tuple[Tensor | None, ...]:
+    return tuple(None if own is None else own[rows] for own in lengths)
 
 
 def _take(x: Features, rows: Tensor) -> Features:
@@ -104,20 +135,21 @@ def _take(x: Features, rows: Tensor) -> Features:
 class Shuffled(Sampler[list[int]]):
     """Batches of row numbers, shuffled anew each epoch from one seed: every method sees the same batches.
 
-    A last batch of one sample is left out, since batch norm cannot train on it.
+    A last batch that is too small is left out: batch norm cannot train on one sample.
 
     Args:
         size: number of rows.
         batch_size: rows a batch.
         seed: of the order.
+        least: rows that a last batch needs.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int) -> None:
-        self.size, self.batch_size = size, batch_size
+    def __init__(self, size: int, batch_size: int, seed: int, least: int = 2) -> None:
+        self.size, self.batch_size, self.least = size, batch_size, least
         self.generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
-        return self.size // self.batch_size + (self.size % self.batch_size >= 2)
+        return self.size // self.batch_size + (self.size % self.batch_size >= self.least)
 
     def __iter__(self) -> Iterator[list[int]]:
         order = torch.randperm(self.size, generator=self.generator).tolist()
@@ -200,10 +232,10 @@ class Batches:
             yield self.part[rows]
 
 
-def training_batches(part: Part, batch_size: int, seed: int) -> Iterable[Batch]:
-    """Shuffled batches, with augmentations drawn from the same seed; what is on disk is read ahead."""
+def training_batches(part: Part, batch_size: int, seed: int, *, least: int = 2) -> Iterable[Batch]:
+    """Shuffled batches, the last of ``least`` samples or more; augmentations from the same seed; files are read ahead."""
     part = replace(part, generator=torch.Generator().manual_seed(seed + 1))  # not the order's own numbers again
-    order = Shuffled(len(part), batch_size, seed)
+    order = Shuffled(len(part), batch_size, seed, least)
     if part.on_disk:
         return ReadAhead(Batches(part, order))
     return DataLoader(part, sampler=order, batch_size=None)

@@ -92,6 +92,8 @@ class EmotionModel:
                 f"{path} holds {about['released']} weights: a start for training (--pretrained), no model yet"
             )
         network, spec = load_model(path)
+        if not isinstance(network, FusedNetwork):
+            raise DataError(f"{path} holds {spec.method}, which is no model of clips")
         try:
             return cls(network, spec)
         except DataError as error:

@@ -13,13 +13,17 @@ from torch import Tensor, nn
 from torchmsaf.backbones.by_rank import network_for
 from torchmsaf.errors import DataError, TorchmsafError, in_one_line, require
 from torchmsaf.ops.checks import is_integer
-from torchmsaf.tasks.emotion import NETWORKS
+from torchmsaf.tasks import emotion, sentiment
+from torchmsaf.tasks.models import Model
 from torchmsaf.tasks.network import FusedNetwork, module_name
+from torchmsaf.tasks.systems.base import Kind
+from torchmsaf.tasks.systems.registry import SYSTEMS, create_system
 
 _KEY, _FORMAT = "torchmsaf", 1
 # what a file may have called; by a prefix it could reach every function of torchmsaf, with arguments of its choice
 _PLACES = ("torchmsaf.backbones", "torchmsaf.backbones.staged")
-_OWN = {*NETWORKS.values(), *(f"{place}.{name}" for place in _PLACES for name in ("VectorNet", "ConvNet"))}
+_OWN = {*emotion.NETWORKS.values(), *sentiment.NETWORKS.values()}
+_OWN |= {*(f"{place}.{name}" for place in _PLACES for name in ("VectorNet", "ConvNet"))}
 _LONGEST = 400  # characters of what torch says
 
 
@@ -44,11 +48,13 @@ class ModelSpec:
 
     Attributes:
         networks: by modality, in order.
-        method: name of the fusion method; None = one network alone.
+        method: name of the fusion method, or of a published system; None = one network alone.
         outputs: K.
         options: arguments of the method.
         regression: predictions are values.
         about: what else is to be known to use the model: classes, how its inputs are prepared.
+        joint: as in :class:`FusedNetwork`.
+        kind: of the task, which systems ask for; None = as ``regression`` says.
     """
 
     networks: Mapping[str, NetworkSpec]
@@ -57,20 +63,32 @@ class ModelSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
     regression: bool = False
     about: Mapping[str, Any] = field(default_factory=dict)
+    joint: bool = False
+    kind: Kind | None = None
 
-    def build(self) -> FusedNetwork:
+    def build(self) -> Model:
         """The network, with random weights.
 
         Raises:
             FusionInputError: a network or a method that cannot be built.
         """
+        if self.method in SYSTEMS:
+            return create_system(
+                self.method,
+                {name: one.shape for name, one in self.networks.items()},
+                self.outputs,
+                kind=self.kind or ("regression" if self.regression else "classification"),
+                tokens={
+                    n: one.options["vocabulary"] for n, one in self.networks.items() if "vocabulary" in one.options
+                },
+                **self.options,
+            )
         networks = {
             name: network_for(one.shape, self.outputs, class_path=one.path, options=one.options)
             for name, one in self.networks.items()
         }
-        return FusedNetwork(
-            networks, self.method, outputs=self.outputs, options=self.options, regression=self.regression
-        )
+        arguments: dict[str, Any] = {"options": self.options, "regression": self.regression, "joint": self.joint}
+        return FusedNetwork(networks, self.method, outputs=self.outputs, **arguments)
 
     @property
     def seen(self) -> Mapping[str, Sequence[str]]:
@@ -83,6 +101,11 @@ class ModelSpec:
         return {_KEY: json.dumps({"format": _FORMAT, **asdict(self)})}
 
 
+def kind_of_systems(kind: Kind, scale_target: bool) -> Kind:
+    """What systems are told of a task: a sentiment that is scaled is no longer within three."""
+    return "regression" if kind == "sentiment" and scale_target else kind
+
+
 def model_bytes(state: Mapping[str, Tensor], spec: ModelSpec) -> bytes:
     """The content of a file of weights."""
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
@@ -90,7 +113,7 @@ def model_bytes(state: Mapping[str, Tensor], spec: ModelSpec) -> bytes:
     return content
 
 
-def load_model(path: str | Path) -> tuple[FusedNetwork, ModelSpec]:
+def load_model(path: str | Path) -> tuple[Model, ModelSpec]:
     """A network from its file of weights, in evaluation mode.
 
     The file is data: no code in it is run, and it can name no networks but torchmsaf's own.

@@ -4,14 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from torchmsaf.backbones.staged import StagedNetwork
+from torchmsaf.backbones.staged import Part, StagedNetwork
 from torchmsaf.errors import FusionInputError
 from torchmsaf.fusion.averaging import Averaging
 from torchmsaf.fusion.base import BranchFusion, Criterion, TrainingRule, check_flags
@@ -19,23 +19,12 @@ from torchmsaf.fusion.multiplication import Multiplication
 from torchmsaf.fusion.registry import METHODS, create_fusion, find_method
 from torchmsaf.ops.checks import is_integer
 from torchmsaf.ops.modes import evaluating
+from torchmsaf.ops.steps import step_mask
 from torchmsaf.ops.support import over_samples
+from torchmsaf.tasks.fused import Fused
 
 # arguments of methods that follow from the networks and the task
 _NO_OPTIONS = ("channels", "widths", "modalities", "out_features", "regression")
-
-
-@dataclass(frozen=True)
-class Fused:
-    """What a fused network says of a batch.
-
-    Attributes:
-        prediction: ``(B, K)``.
-        parts: each network's own prediction, ``(B, K)``; empty for early fusion, whose networks make none.
-    """
-
-    prediction: Tensor
-    parts: tuple[Tensor, ...]
 
 
 class FusedNetwork(nn.Module):
@@ -53,11 +42,17 @@ class FusedNetwork(nn.Module):
         options: arguments of the method; ``points`` of an intermediate one is how many stages it stands after, from
             the last.
         regression: predictions are values.
+        joint: an intermediate method without a branch predicts by one linear layer on all feature vectors, as the MSAF paper
+            does for sentiment. The networks then go without heads of their own.
 
     Raises:
         FusionInputError: no such method, or options that it does not take; a method that does not fit the task; an
             intermediate one, and a network without stages.
     """
+
+    # a smaller last batch is left out: batch norm cannot train on one sample
+    least_batch = 2
+    clip_value: float | None = None
 
     def __init__(
         self,
@@ -67,6 +62,7 @@ class FusedNetwork(nn.Module):
         outputs: int,
         options: Mapping[str, Any] | None = None,
         regression: bool = False,
+        joint: bool = False,
     ) -> None:
         super().__init__()
         names = {name: module_name(name) for name in networks}
@@ -97,6 +93,7 @@ class FusedNetwork(nn.Module):
             shared = min(len(net.stages) for net in nets)
             for back in range(_number_of_points(method, arguments, shared), 0, -1):
                 self.points.append(create_fusion(method, channels=[net.channels[-back] for net in nets], **arguments))
+        self.joint = joint and self.stage == "intermediate"
         self.has_branch = len(self.points) > 0 and isinstance(self.points[0], BranchFusion)
         if self.has_branch and method is not None:
             self.points.append(create_fusion(method, channels=[net.width for net in nets], **arguments))
@@ -107,43 +104,73 @@ class FusedNetwork(nn.Module):
             decide = create_fusion(method, widths=[net.width for net in nets], out_features=outputs, **arguments)
         elif self.has_branch:
             decide = cast(BranchFusion, self.points[-1]).head(outputs)
+        elif self.joint:
+            decide = create_fusion("concat", widths=[net.width for net in nets], out_features=outputs, hidden=[])
+            for net in nets:
+                if isinstance(net.head, nn.Module):
+                    net.head = nn.Identity()
         else:
             decide = (Averaging if regression else Multiplication)(len(nets), regression=regression)
         self.decide = decide
 
-    def forward(self, inputs: Sequence[Tensor], present: Tensor | None = None) -> Fused:
+    def forward(
+        self,
+        inputs: Sequence[Tensor],
+        present: Tensor | None = None,
+        lengths: Sequence[Tensor | None] | None = None,
+    ) -> Fused:
         """Predict.
 
         Args:
             inputs: ``(B, *shape)`` of each modality, in order. What is there of an absent modality is not read.
             present: ``(B, M)`` booleans; None = all.
+            lengths: ``(B,)`` real steps of each modality that is a padded sequence, None for the others; None = no padding.
         """
-        nets = self._nets()
-        if len(inputs) != len(nets):
-            raise FusionInputError(f"expected the inputs of {len(nets)} networks, got {len(inputs)}")
-        if present is not None:
-            check_flags(present, inputs[0].shape[0], len(nets))
-        rows = [None if present is None else present[:, m] for m in range(len(nets))]
+        ways = self._ways(inputs, present, lengths)
         maps, branch = list(inputs), None
         between = len(self.points) - self.has_branch  # points between stages
-        for back in range(max(len(net.stages) for net in nets), 0, -1):
-            for m, net in enumerate(nets):
-                if back <= len(net.stages):
-                    maps[m] = _run(net, net.stages[-back], maps[m], rows[m])
+        for back in range(max(len(way.net.stages) for way in ways), 0, -1):
+            for m, way in enumerate(ways):
+                if back <= len(way.net.stages):
+                    maps[m] = way.run(way.net.stages[-back], maps[m], way.lengths)
             if back <= between:
                 point = self.points[between - back]
+                masks = [way.mask(x) for way, x in zip(ways, maps, strict=True)]
+                more = {} if all(mask is None for mask in masks) else {"masks": masks}
                 if isinstance(point, BranchFusion):
-                    maps, branch = point.grow(maps, branch, present=present)
+                    maps, branch = point.grow(maps, branch, present=present, **more)
                 else:
-                    maps = point(maps, present=present)
-        vectors = [_run(net, net.feature, x, here) for net, x, here in zip(nets, maps, rows, strict=True)]
+                    maps = point(maps, present=present, **more)
+        vectors = [way.run(way.net.feature, x, way.lengths) for way, x in zip(ways, maps, strict=True)]
         if self.stage == "early":
-            return Fused(self.decide(vectors, present=present), ())
+            return Fused(self.decide(vectors, present=present))
         if self.has_branch:
             vectors, branch = cast(BranchFusion, self.points[-1]).grow(vectors, branch, present=present)
-        parts = [_run(net, net.head, v, here) for net, v, here in zip(nets, vectors, rows, strict=True)]
+        elif self.joint:
+            return Fused(self.decide(vectors, present=present))
+        parts = [way.run(way.net.head, vector) for way, vector in zip(ways, vectors, strict=True)]
         prediction = self.decide(parts, present=present) if branch is None else self.decide(branch)
         return Fused(prediction, tuple(parts))
+
+    def _ways(
+        self, inputs: Sequence[Tensor], present: Tensor | None, lengths: Sequence[Tensor | None] | None
+    ) -> list[_Way]:
+        """Each network with what a batch says of it."""
+        nets = [cast(StagedNetwork, net) for net in self.networks.values()]
+        if len(inputs) != len(nets):
+            raise FusionInputError(f"expected the inputs of {len(nets)} networks, got {len(inputs)}")
+        if lengths is not None and len(lengths) != len(nets):
+            raise FusionInputError(f"expected the lengths of {len(nets)} networks, None or (B,), got {len(lengths)}")
+        if present is not None:
+            check_flags(present, inputs[0].shape[0], len(nets))
+        return [
+            _Way(
+                net,
+                None if present is None else present[:, m],
+                lengths[m] if lengths is not None and net.takes_lengths else None,
+            )
+            for m, net in enumerate(nets)
+        ]
 
     def training_loss(self, fused: Fused, target: Tensor, present: Tensor | None, criterion: Criterion) -> Tensor:
         """The loss of one batch by the method's own rule (:class:`torchmsaf.fusion.base.TrainingRule`)."""
@@ -163,9 +190,6 @@ class FusedNetwork(nn.Module):
         yield from self.points.parameters()
         yield from self.decide.parameters()
 
-    def _nets(self) -> list[StagedNetwork]:
-        return [cast(StagedNetwork, net) for net in self.networks.values()]
-
 
 def _number_of_points(method: str, arguments: dict[str, Any], shared: int) -> int:
     """How many stages a method stands after; takes the option out of the arguments."""
@@ -184,23 +208,44 @@ def module_name(modality: str) -> str:
     return f"{name}_" if not name or hasattr(nn.ModuleDict(), name) else name
 
 
-def _run(net: nn.Module, part: Callable[[Tensor], Tensor], x: Tensor, rows: Tensor | None) -> Tensor:
-    """Run a part of a network on the rows that have the modality; the others come out as zeros.
+@dataclass(frozen=True)
+class _Way:
+    """A network in one batch.
 
-    In training, absent rows are left out, so that batch norm never sees them. In evaluation rows do not meet: absent ones
-    run as zeros, as the gradient of what is NaN would be NaN.
+    Attributes:
+        net: the network.
+        rows: ``(B,)`` booleans, the samples that have its modality; None = all.
+        lengths: ``(B,)`` real steps, where the network takes lengths and there is padding.
     """
-    if rows is None or (net.training and bool(rows.all())):
-        return part(x)
-    if not net.training:
-        return _run_blanked(part, x, rows)
-    if int(rows.sum()) < 2:  # no statistics of one row: use the running ones
-        with evaluating(net):
-            return _run_blanked(part, x, rows)
-    some = part(x[rows])
-    return some.new_zeros(len(x), *some.shape[1:]).index_put((rows.nonzero()[:, 0],), some)
 
+    net: StagedNetwork
+    rows: Tensor | None
+    lengths: Tensor | None
 
-def _run_blanked(part: Callable[[Tensor], Tensor], x: Tensor, rows: Tensor) -> Tensor:
-    y = part(torch.where(over_samples(rows, x), x, 0))
-    return torch.where(over_samples(rows, y), y, 0)
+    def run(self, part: Part, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Run a part of the network on the rows that have the modality; the others come out as zeros.
+
+        In training, absent rows are left out, so that batch norm never sees them. In evaluation rows do not meet: absent
+        ones run as zeros, as the gradient of what is NaN would be NaN.
+        """
+        net, rows = self.net, self.rows
+        takes = net.takes_lengths and part is not net.head
+        if rows is None or (net.training and bool(rows.all())):
+            return part(x, lengths) if takes else part(x)
+        if not net.training:
+            return self._run_blanked(part, x, rows, lengths, takes)
+        if int(rows.sum()) < 2:  # no statistics of one row: use the running ones
+            with evaluating(net):
+                return self._run_blanked(part, x, rows, lengths, takes)
+        own = None if lengths is None else lengths[rows]
+        some = part(x[rows], own) if takes else part(x[rows])
+        return some.new_zeros(len(x), *some.shape[1:]).index_put((rows.nonzero()[:, 0],), some)
+
+    def _run_blanked(self, part: Part, x: Tensor, rows: Tensor, lengths: Tensor | None, takes: bool) -> Tensor:
+        clean = torch.where(over_samples(rows, x), x, 0)
+        y = part(clean, lengths) if takes else part(clean)
+        return torch.where(over_samples(rows, y), y, 0)
+
+    def mask(self, maps: Tensor) -> Tensor | None:
+        """``(B, T)`` booleans over the steps of maps ``(B, C, T)``, True = real; None = all are."""
+        return None if self.lengths is None else step_mask(self.lengths, maps.shape[2])

@@ -25,6 +25,7 @@ class Objective:
         outputs: K.
         mean: of the training targets; models train on ``(target - mean) / std``.
         std: of the training targets.
+        answer: in regression, what a sample without any modality is predicted as, in the units that models train on.
         prior: share of each class in the training part; None = even. It answers where a sample has no modality at all.
         top_k: further accuracies: for 2, ``top2`` is the share of samples whose true class has one of the two largest
             logits. Each is greater than 1 and less than K.
@@ -38,6 +39,7 @@ class Objective:
     outputs: int
     mean: float = 0.0
     std: float = 1.0
+    answer: float = 0.0
     prior: tuple[float, ...] | None = None
     top_k: tuple[int, ...] = ()
     chosen_by: Literal["loss", "accuracy"] = "loss"
@@ -69,21 +71,25 @@ class Objective:
         """Whether a larger score is better."""
         return not self.regression
 
+    def scaled(self, target: Tensor) -> Tensor:
+        """The target in the units that models train on; classes are as they are."""
+        return (target - self.mean) / self.std if self.regression else target
+
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy of ``(B, K)`` logits, or squared error of the standardized target."""
         if self.regression:
-            return F.mse_loss(prediction[:, 0], (target - self.mean) / self.std)
+            return F.mse_loss(prediction[:, 0], self.scaled(target))
         return F.cross_entropy(prediction, target)
 
     def without_input(self, prediction: Tensor, present: Tensor) -> Tensor:
         """Predictions ``(n, K)`` with the training part's own answer where ``present`` ``(n, M)`` is False for all.
 
-        The answer is the log of the class shares, or the mean in regression: the same for every network and method, and
+        The answer is the log of the class shares, or ``answer`` in regression: the same for every network and method, and
         whatever the classes are called.
         """
         nothing = ~present.any(1)
         if self.regression:
-            return torch.where(nothing[:, None], 0.0, prediction)
+            return torch.where(nothing[:, None], self.answer, prediction)
         share = prediction.new_ones(self.outputs) if self.prior is None else prediction.new_tensor(self.prior)
         return torch.where(nothing[:, None], share.clamp(min=1e-6).log(), prediction)
 
@@ -125,7 +131,8 @@ def sentiment_classes(value: Tensor, target: Tensor) -> dict[str, float]:
 
     acc2 is of the signs, without samples whose true sentiment is 0 and without predictions of exactly 0. f1 is of the signs
     too, weighted by class, without samples whose true sentiment is 0; a prediction of exactly 0 is of neither class. acc7
-    is of both rounded to whole numbers (half to even) and kept in [-3, 3].
+    is of both rounded to whole numbers (half to even) and kept in [-3, 3]. acc2_has0 and f1_has0 are of all samples in two
+    classes, below 0 and not below 0, f1_has0 weighted by class: the other customary count.
     """
     functional = require("torchmetrics.functional.classification", "compare")
     seven = value.round().clamp(-3, 3) == target.round().clamp(-3, 3)
@@ -138,4 +145,7 @@ def sentiment_classes(value: Tensor, target: Tensor) -> dict[str, float]:
         scores = functional.multiclass_f1_score((answer + 1).long(), (truth + 1).long(), num_classes=3, average="none")
         share = float((truth > 0).double().mean())
         values["f1"] = float(scores[2]) * share + float(scores[0]) * (1 - share)
+    answer, truth = (value >= 0).long(), (target >= 0).long()
+    values["acc2_has0"] = float((answer == truth).double().mean())
+    values["f1_has0"] = float(functional.multiclass_f1_score(answer, truth, num_classes=2, average="weighted"))
     return values

@@ -6,18 +6,22 @@ import logging
 import math
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
 
+from torchmsaf.errors import DataError
+from torchmsaf.ops.modes import evaluating
 from torchmsaf.tasks.batches import Batch, Part, in_order, training_batches
+from torchmsaf.tasks.fused import Fused
 from torchmsaf.tasks.memory_format import to_channels_last
-from torchmsaf.tasks.network import Fused, FusedNetwork
+from torchmsaf.tasks.models import Model
 from torchmsaf.tasks.objective import Objective
 from torchmsaf.tasks.recipe import Recipe
+from torchmsaf.tasks.systems.base import System
 
 
 @dataclass(frozen=True)
@@ -48,19 +52,21 @@ class FusionTask(lightning.LightningModule):
         recipe: the optimizer's settings.
     """
 
-    def __init__(self, network: FusedNetwork, objective: Objective, recipe: Recipe) -> None:
+    def __init__(self, network: Model, objective: Objective, recipe: Recipe) -> None:
         super().__init__()
-        self.network, self.objective, self.recipe = network, objective, recipe
+        self.network, self.recipe, self.objective = network, recipe, objective
+        # of a target that is scaled already: some networks have losses of their own on it
+        self.criterion = replace(objective, mean=0.0, std=1.0).loss
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """The loss of one batch."""
-        inputs, target, present = batch
-        here = None if bool(present.all()) else present
-        return self.network.training_loss(self.network(inputs, here), target, here, self.objective.loss)
+        here = None if bool(batch.present.all()) else batch.present
+        fused = self.network(batch.inputs, here, lengths_of(batch))
+        return self.network.training_loss(fused, self.objective.scaled(batch.target), here, self.criterion)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam on everything that is not frozen."""
-        recipe = self.recipe
+        recipe = own_recipe(self.network, self.recipe)
         added = {id(p) for p in self.network.fusion_parameters()}
         groups: list[dict[str, Any]] = []
         for new, rate in ((False, recipe.learning_rate), (True, recipe.fusion_learning_rate or recipe.learning_rate)):
@@ -70,19 +76,42 @@ class FusionTask(lightning.LightningModule):
         return torch.optim.Adam(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
 
 
+def own_recipe(network: Model, recipe: Recipe) -> Recipe:
+    """The recipe with what a published system has of its own: batches that its loss needs, its learning rate."""
+    if not isinstance(network, System):
+        return recipe
+    size, rate = network.batch_size or recipe.batch_size, network.learning_rate or recipe.learning_rate
+    return replace(recipe, batch_size=size, learning_rate=rate)
+
+
+@torch.no_grad()
+def refit(network: Model, training: Part, objective: Objective) -> None:
+    """Solve for what a system learns in closed form, on all training samples; of other networks nothing."""
+    if not isinstance(network, System) or not network.closed_form:
+        return
+    device = next(network.parameters()).device
+    with evaluating(network):
+        found = [
+            network.embed([x.to(device) for x in one.inputs], one.present.to(device), lengths_of(one, device))
+            for one in in_order(training)
+        ]
+    network.refit(torch.cat(found), objective.scaled(training.target).to(device))
+
+
 class KeepBest(lightning.Callback):
     """Measure validation before training and after each epoch, keep the best state, stop when patience is over.
 
     Training stops too when the validation loss is no finite number: nothing better comes after that.
 
     Args:
+        training: samples that a system's closed form is solved on, before each measurement.
         validation: samples that choose the epoch.
         objective: which says what is better.
         patience: epochs without a better one.
     """
 
-    def __init__(self, validation: Part, objective: Objective, patience: int) -> None:
-        self.validation, self.objective, self.patience = validation, objective, patience
+    def __init__(self, training: Part, validation: Part, objective: Objective, patience: int) -> None:
+        self.training, self.validation, self.objective, self.patience = training, validation, objective, patience
         self.metrics: dict[str, float] = {}
         self.state: dict[str, Tensor] = {}
         self.best_epoch = self.epochs = 0
@@ -99,6 +128,7 @@ class KeepBest(lightning.Callback):
     def _measure(self, trainer: lightning.Trainer, module: lightning.LightningModule, epoch: int) -> None:
         self.epochs = epoch
         network: Any = module.network
+        refit(network, self.training, self.objective)
         metrics = evaluate(network, self.validation, self.objective)
         self.diverged = not math.isfinite(metrics["loss"])
         if not self.state or self.objective.better(metrics, self.metrics):
@@ -109,7 +139,7 @@ class KeepBest(lightning.Callback):
 
 
 def train(
-    network: FusedNetwork,
+    network: Model,
     training: Part,
     validation: Part,
     objective: Objective,
@@ -132,8 +162,13 @@ def train(
         accelerator: of Lightning, "cpu", "gpu" or "auto".
     """
     start = time.perf_counter()
-    best = KeepBest(validation, objective, recipe.patience)
-    loader = training_batches(training, recipe.batch_size, order_seed)
+    best = KeepBest(training, validation, objective, recipe.patience)
+    size, least = own_recipe(network, recipe).batch_size, network.least_batch
+    loader = training_batches(training, size, order_seed, least=least)
+    if len(training) < least:
+        raise DataError(
+            f"batches of {least} samples or more are needed, and {len(training)} train: take a smaller network, or more data"
+        )
     if recipe.memory_format is not None:
         to_channels_last(network)
     with warnings.catch_warnings():
@@ -153,6 +188,8 @@ def train(
                 precision="32-true" if recipe.precision is None else "bf16-mixed",
                 barebones=True,
                 callbacks=[best],
+                gradient_clip_val=network.clip_value,
+                gradient_clip_algorithm="value",
             )
             trainer.fit(FusionTask(network, objective, recipe), loader)
             network.to(trainer.strategy.root_device)  # which the trainer moves it from at its end
@@ -168,26 +205,33 @@ def train(
     return Trained(metrics, best.epochs, best.best_epoch, time.perf_counter() - start, best.diverged)
 
 
-def predict(network: FusedNetwork, part: Part) -> Tensor:
+def lengths_of(batch: Batch, device: torch.device | None = None) -> list[Tensor | None] | None:
+    """The lengths of a batch, on a device; None where no modality has padding."""
+    if all(own is None for own in batch.lengths):
+        return None
+    return [None if own is None else own.to(device) for own in batch.lengths]
+
+
+def predict(network: Model, part: Part) -> Tensor:
     """Predictions of all samples, ``(n, K)``, in evaluation mode; the mode is put back."""
     return outputs_of(network, part).prediction
 
 
 @torch.no_grad()
-def outputs_of(network: FusedNetwork, part: Part) -> Fused:
+def outputs_of(network: Model, part: Part) -> Fused:
     """What a network says of all samples, in evaluation mode; the mode is put back."""
     mode = network.training
     device = next(network.parameters()).device
     network.eval()
     outputs = []
-    for inputs, _, present in in_order(part):
-        here = None if bool(present.all()) else present.to(device)
-        outputs.append(network([x.to(device) for x in inputs], here))
+    for batch in in_order(part):
+        here = None if bool(batch.present.all()) else batch.present.to(device)
+        outputs.append(network([x.to(device) for x in batch.inputs], here, lengths_of(batch, device)))
     network.train(mode)
     parts = zip(*(fused.parts for fused in outputs), strict=True)
     return Fused(torch.cat([fused.prediction.cpu() for fused in outputs]), tuple(torch.cat(z).cpu() for z in parts))
 
 
-def evaluate(network: FusedNetwork, part: Part, objective: Objective) -> dict[str, float]:
+def evaluate(network: Model, part: Part, objective: Objective) -> dict[str, float]:
     """All metrics of a part; a sample without any modality gets the training part's own answer."""
     return objective.measure(objective.without_input(predict(network, part), part.present), part.target)

@@ -1,0 +1,26 @@
+"""Sequences of different lengths, padded at their end: masks, means and last steps of what is real."""
+
+# B batch, T steps, C channels
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def step_mask(lengths: Tensor, steps: int) -> Tensor:
+    """``(B,)`` lengths to ``(B, T)`` booleans, True = a real step."""
+    return torch.arange(steps, device=lengths.device) < lengths[:, None]
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """The mean over the real steps of ``(B, T, C)``: ``(B, C)``; zeros where there are none. Padding is not read."""
+    real = torch.where(mask.unsqueeze(2), x, 0)
+    return real.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+
+
+def last_step(x: Tensor, lengths: Tensor) -> Tensor:
+    """The last real step of ``(B, T, C)``: ``(B, C)``; zeros where there is none."""
+    index = (lengths - 1).clamp(min=0).view(-1, 1, 1).expand(-1, 1, x.shape[2])
+    last = x.gather(1, index).squeeze(1)
+    return torch.where(lengths[:, None] > 0, last, 0)
