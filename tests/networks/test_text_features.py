@@ -16,8 +16,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from torchmsaf.data.prepare.text import TextEncoder
-from torchmsaf.data.prepare.text_cache import cached_words
+from torchmsaf.data.prepare.text.cache import cached_words
+from torchmsaf.data.prepare.text.encoder import TextEncoder
 from torchmsaf.errors import DataError
 
 # fmt: off

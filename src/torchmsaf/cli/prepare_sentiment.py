@@ -55,8 +55,8 @@ def add_sentiment(sets: Any) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    from torchmsaf.data.prepare.sentiment import prepare_sentiment
-    from torchmsaf.data.prepare.utterances import Settings
+    from torchmsaf.data.prepare.utterances.preparation import prepare_sentiment
+    from torchmsaf.data.prepare.utterances.utterance import Settings
     from torchmsaf.experiments.progress import told_progress
 
     settings = Settings(

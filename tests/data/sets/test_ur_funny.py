@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from torchmsaf.data.prepare.sentiment import prepare_sentiment
-from torchmsaf.data.prepare.utterances import Settings
+from torchmsaf.data.prepare.utterances.preparation import prepare_sentiment
+from torchmsaf.data.prepare.utterances.utterance import Settings
 from torchmsaf.data.prepared import Prepared
 from torchmsaf.errors import DataError
 

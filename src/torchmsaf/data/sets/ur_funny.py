@@ -29,9 +29,9 @@ from typing import Any
 import numpy as np
 
 from torchmsaf.data.natural_order import natural_key
-from torchmsaf.data.prepare.alignment import clean
-from torchmsaf.data.prepare.pickles import read_pickle
-from torchmsaf.data.prepare.utterances import (
+from torchmsaf.data.prepare.pickles.reader import read_pickle
+from torchmsaf.data.prepare.utterances.alignment import clean
+from torchmsaf.data.prepare.utterances.utterance import (
     Item,
     Lost,
     Said,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from torchmsaf.data.counted import counted
 from torchmsaf.data.natural_order import natural_sorted
-from torchmsaf.data.prepare.alignment import (
+from torchmsaf.data.prepare.utterances.alignment import (
     TOUCHING,
     average_over,
     clean,
@@ -29,10 +29,10 @@ from torchmsaf.data.prepare.alignment import (
     words_behind,
     words_between,
 )
-from torchmsaf.data.prepare.csd import ComputationalSequence, Rows
-from torchmsaf.data.prepare.sequence_choice import FEATURES, Chosen, check_sequences, choose_sequences
-from torchmsaf.data.prepare.transcripts import Sentence
-from torchmsaf.data.prepare.utterances import (
+from torchmsaf.data.prepare.utterances.choice import FEATURES, Chosen, check_sequences, choose_sequences
+from torchmsaf.data.prepare.utterances.csd import ComputationalSequence, Rows
+from torchmsaf.data.prepare.utterances.transcripts import Sentence
+from torchmsaf.data.prepare.utterances.utterance import (
     Item,
     Lost,
     Said,
@@ -43,7 +43,7 @@ from torchmsaf.data.prepare.utterances import (
     in_no_fold,
     stamp_of,
 )
-from torchmsaf.data.prepare.vectors import Vector
+from torchmsaf.data.prepare.utterances.vectors import Vector
 from torchmsaf.data.ravdess import MADE_UP
 from torchmsaf.data.sets.base import DataSet
 from torchmsaf.data.standard_folds import Folds

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
-from torchmsaf.data.prepare.csd import ComputationalSequence, Rows, find_sequences
+from torchmsaf.data.prepare.utterances.csd import ComputationalSequence, Rows, find_sequences
 from torchmsaf.errors import DataError
 
 SHARED = os.environ.get("TORCHMSAF_SHARED_DATA")

@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 from torchmsaf.data.counted import counted
 from torchmsaf.data.natural_order import natural_key
 from torchmsaf.data.part_keys import PART_NAMES
-from torchmsaf.data.prepare.aligned_ids import AlignedId, read_id
-from torchmsaf.data.prepare.pickles import read_pickle
+from torchmsaf.data.prepare.pickles.reader import read_pickle
+from torchmsaf.data.prepare.utterances.aligned_ids import AlignedId, read_id
 from torchmsaf.data.samples import PARTS
 from torchmsaf.errors import DataError
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from torchmsaf.data.counted import counted
-from torchmsaf.data.prepare.text_files import ModelFiles
+from torchmsaf.data.prepare.text.files import ModelFiles
 from torchmsaf.errors import DataError, in_one_line, require
 
 USUAL_LIMIT = 512  # word-pieces, of a model that does not say its own

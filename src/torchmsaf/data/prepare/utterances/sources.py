@@ -12,13 +12,13 @@ import numpy as np
 
 from torchmsaf.data.counted import counted
 from torchmsaf.data.natural_order import natural_key
-from torchmsaf.data.prepare.aligned_pickles import Aligned, is_aligned, read_aligned
-from torchmsaf.data.prepare.alignment import clean
-from torchmsaf.data.prepare.csd import ComputationalSequence, find_sequences
 from torchmsaf.data.prepare.raw import find_files
-from torchmsaf.data.prepare.transcripts import read_transcripts
-from torchmsaf.data.prepare.utterance_sequences import open_sequences
-from torchmsaf.data.prepare.utterances import (
+from torchmsaf.data.prepare.utterances.aligned_pickles import Aligned, is_aligned, read_aligned
+from torchmsaf.data.prepare.utterances.alignment import clean
+from torchmsaf.data.prepare.utterances.csd import ComputationalSequence, find_sequences
+from torchmsaf.data.prepare.utterances.csd_source import open_sequences
+from torchmsaf.data.prepare.utterances.transcripts import read_transcripts
+from torchmsaf.data.prepare.utterances.utterance import (
     Item,
     Lost,
     Said,
@@ -30,7 +30,7 @@ from torchmsaf.data.prepare.utterances import (
     in_no_fold,
     stamp_of,
 )
-from torchmsaf.data.prepare.vectors import holds_vectors, open_vectors, read_vectors
+from torchmsaf.data.prepare.utterances.vectors import holds_vectors, open_vectors, read_vectors
 from torchmsaf.data.sets.base import DataSet
 from torchmsaf.data.standard_folds import Folds, read_folds, standard_folds
 from torchmsaf.errors import DataError

@@ -29,7 +29,7 @@ RECIPE = 1  # to be raised when the same words and the same encoder give other v
 
 
 class Encoder(Protocol):
-    """What encodes; :class:`torchmsaf.data.prepare.text.TextEncoder` is one.
+    """What encodes; :class:`torchmsaf.data.prepare.text.encoder.TextEncoder` is one.
 
     Attributes:
         batch_size: sentences at once.

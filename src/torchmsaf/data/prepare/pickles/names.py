@@ -6,8 +6,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from torchmsaf.data.prepare.pickle_stack import Name, PickleStack, Unfinished, plain_key
-from torchmsaf.data.prepare.pickled_arrays import read_array, read_dtype, read_scalar
+from torchmsaf.data.prepare.pickles.arrays import read_array, read_dtype, read_scalar
+from torchmsaf.data.prepare.pickles.stack import Name, PickleStack, Unfinished, plain_key
 
 _ENCODINGS = ("latin1", "latin-1", "utf-8", "utf8", "ascii")
 

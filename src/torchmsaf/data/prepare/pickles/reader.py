@@ -16,8 +16,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from torchmsaf.data.prepare.pickle_stack import PickleStack
-from torchmsaf.data.prepare.pickle_steps import STEPS
+from torchmsaf.data.prepare.pickles.stack import PickleStack
+from torchmsaf.data.prepare.pickles.steps import STEPS
 from torchmsaf.errors import DataError, in_one_line
 
 MOST_BYTES = 2**35  # a larger file is not opened

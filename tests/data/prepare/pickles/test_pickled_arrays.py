@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from torchmsaf.data.prepare.pickles import read_pickle
+from torchmsaf.data.prepare.pickles.reader import read_pickle
 from torchmsaf.errors import DataError
 
 STATE = "(I3\nS'<'\nNNNI-1\nI-1\nI0\nt"  # of a plain type, as text

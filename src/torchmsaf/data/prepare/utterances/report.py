@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torchmsaf.data.counted import counted
-from torchmsaf.data.prepare.utterances import Lost
+from torchmsaf.data.prepare.utterances.utterance import Lost
 from torchmsaf.data.prepared import Entry
 from torchmsaf.data.standard_folds import PARTS
 

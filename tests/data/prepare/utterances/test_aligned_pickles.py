@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from torchmsaf.data.prepare.aligned_pickles import Aligned, is_aligned, read_aligned
+from torchmsaf.data.prepare.utterances.aligned_pickles import Aligned, is_aligned, read_aligned
 from torchmsaf.errors import DataError
 
 RNG = np.random.default_rng(0)

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchmsaf.data.prepare.pickle_steps import STEPS
-from torchmsaf.data.prepare.pickles import read_pickle
+from torchmsaf.data.prepare.pickles.reader import read_pickle
+from torchmsaf.data.prepare.pickles.steps import STEPS
 from torchmsaf.errors import DataError
 
 PROTOCOLS = range(6)

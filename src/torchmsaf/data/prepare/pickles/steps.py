@@ -11,8 +11,8 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from torchmsaf.data.prepare.pickle_names import CALLS
-from torchmsaf.data.prepare.pickle_stack import Name, PickleStack, Unfinished, plain_key
+from torchmsaf.data.prepare.pickles.names import CALLS
+from torchmsaf.data.prepare.pickles.stack import Name, PickleStack, Unfinished, plain_key
 
 _PROTOCOLS = range(6)
 _INT, _FLOAT = struct.Struct("<i"), struct.Struct(">d")

@@ -12,11 +12,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from torchmsaf.data.natural_order import natural_key
-from torchmsaf.data.prepare.sentiment_report import MOST_LINES, Report, count_entries
-from torchmsaf.data.prepare.sentiment_sources import open_source
-from torchmsaf.data.prepare.text import TextEncoder
-from torchmsaf.data.prepare.text_cache import cached_published, cached_words
-from torchmsaf.data.prepare.utterances import Item, Lost, Settings, Source
+from torchmsaf.data.prepare.text.cache import cached_published, cached_words
+from torchmsaf.data.prepare.text.encoder import TextEncoder
+from torchmsaf.data.prepare.utterances.report import MOST_LINES, Report, count_entries
+from torchmsaf.data.prepare.utterances.sources import open_source
+from torchmsaf.data.prepare.utterances.utterance import Item, Lost, Settings, Source
 from torchmsaf.data.prepared_writer import PreparedWriter
 from torchmsaf.data.sets import DataSet, find_set
 from torchmsaf.data.shards import ID

@@ -22,7 +22,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchmsaf.data.prepare.pickles import read_pickle
+from torchmsaf.data.prepare.pickles.reader import read_pickle
 from torchmsaf.errors import DataError
 
 PROTOCOLS = range(6)

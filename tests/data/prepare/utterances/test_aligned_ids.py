@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from torchmsaf.data.prepare.aligned_ids import read_id
+from torchmsaf.data.prepare.utterances.aligned_ids import read_id
 
 
 @pytest.mark.parametrize(

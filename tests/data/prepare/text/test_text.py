@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from torchmsaf.data.prepare.text import TextEncoder
-from torchmsaf.data.prepare.text_cache import cached_published, cached_words
+from torchmsaf.data.prepare.text.cache import cached_published, cached_words
+from torchmsaf.data.prepare.text.encoder import TextEncoder
 from torchmsaf.data.prepared import Prepared
 from torchmsaf.errors import DataError, MissingDependencyError
 

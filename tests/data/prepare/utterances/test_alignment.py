@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from torchmsaf.data.prepare.alignment import (
+from torchmsaf.data.prepare.utterances.alignment import (
     average_over,
     clean,
     in_time,
@@ -26,7 +26,7 @@ from torchmsaf.data.prepare.alignment import (
     words_behind,
     words_between,
 )
-from torchmsaf.data.prepare.csd import ComputationalSequence, Rows
+from torchmsaf.data.prepare.utterances.csd import ComputationalSequence, Rows
 
 SHARED = os.environ.get("TORCHMSAF_SHARED_DATA")
 needs_shared = pytest.mark.skipif(not SHARED, reason="TORCHMSAF_SHARED_DATA names no folder")

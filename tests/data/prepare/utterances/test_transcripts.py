@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from torchmsaf.data.prepare.transcripts import Sentence, read_transcripts
+from torchmsaf.data.prepare.utterances.transcripts import Sentence, read_transcripts
 from torchmsaf.errors import DataError
 
 MOSEI = (

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torchmsaf.data.prepare.text_files import ModelFiles, find_model
-from torchmsaf.data.prepare.text_model import USUAL_LIMIT, TextModel, choose_device, load_text_model
+from torchmsaf.data.prepare.text.files import ModelFiles, find_model
+from torchmsaf.data.prepare.text.model import USUAL_LIMIT, TextModel, choose_device, load_text_model
 from torchmsaf.errors import DataError
 
 Json = dict[str, Any]
@@ -81,7 +81,7 @@ class TextEncoder:
             tokenizer, equal for equal files), ``layer`` (``"last"``) and ``width``.
 
         Raises:
-            DataError: as :func:`torchmsaf.data.prepare.text_files.find_model`.
+            DataError: as :func:`torchmsaf.data.prepare.text.files.find_model`.
             MissingDependencyError: transformers is needed and not installed.
         """
         return {"model": self._files.name, "digest": self._digest, "layer": "last", "width": self.width}

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from torchmsaf.data.prepare.csd import Rows
+from torchmsaf.data.prepare.utterances.csd import Rows
 
 TOUCHING = 1e-5  # seconds; two intervals that share no more than this only touch
 PAUSE = "sp"  # the aligner's "short pause"

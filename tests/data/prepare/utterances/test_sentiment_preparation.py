@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from torchmsaf.data.prepare import sentiment
-from torchmsaf.data.prepare.sentiment import prepare_sentiment
-from torchmsaf.data.prepare.sentiment_report import Report
-from torchmsaf.data.prepare.utterances import Settings
+from torchmsaf.data.prepare.utterances import preparation
+from torchmsaf.data.prepare.utterances.preparation import prepare_sentiment
+from torchmsaf.data.prepare.utterances.report import Report
+from torchmsaf.data.prepare.utterances.utterance import Settings
 from torchmsaf.data.prepared import Entry, Prepared
 from torchmsaf.errors import DataError
 
@@ -132,7 +132,7 @@ class Encoder:
 
 @pytest.fixture
 def encoder(monkeypatch: pytest.MonkeyPatch) -> type[Encoder]:
-    monkeypatch.setattr(sentiment, "TextEncoder", Encoder)
+    monkeypatch.setattr(preparation, "TextEncoder", Encoder)
     Encoder.calls = []
     return Encoder
 

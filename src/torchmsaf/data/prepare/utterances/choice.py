@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from torchmsaf.data.prepare.csd import ComputationalSequence
-from torchmsaf.data.prepare.utterances import Settings
+from torchmsaf.data.prepare.utterances.csd import ComputationalSequence
+from torchmsaf.data.prepare.utterances.utterance import Settings
 from torchmsaf.data.sets.base import DataSet
 from torchmsaf.errors import DataError
 

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from torchmsaf.data.array_files import ArrayFile, open_arrays
 from torchmsaf.data.natural_order import natural_key
-from torchmsaf.data.prepare.alignment import clean
-from torchmsaf.data.prepare.utterances import (
+from torchmsaf.data.prepare.utterances.alignment import clean
+from torchmsaf.data.prepare.utterances.utterance import (
     Item,
     Lost,
     Said,
