@@ -292,9 +292,16 @@ def test_a_broken_video_is_refused_and_the_others_go_on(raw: Path) -> None:
     said = reasons(report)
     assert "video 'second': has no 'intervals'" in said["second.0"]
     assert str(raw) not in said["second.0"]
-    assert "end before they start" in said["third"]
+    assert said["third.0"] == "its label goes from 4 s to 0 s; its end has to come after its start"
     assert said["-first.3"] == "its sentiment is no number"
     assert list(entries(report)) == ["-first.0", "-first.1"]
+
+
+def test_labels_without_times_are_a_video_without_utterances(raw: Path) -> None:
+    with h5py.File(raw / "CMU_MOSEI_Labels.csd", "r+") as file:
+        del file["All Labels/data/third/intervals"]
+    report = prepare(raw)
+    assert "has no 'intervals'" in reasons(report)["third"]
     assert "  test: 1 video refused whose labels cannot be read" in report.lines()
 
 

@@ -43,8 +43,8 @@ class Rows:
 
     Attributes:
         features: ``(n, D)`` float32 or float64 as in the file, where ±inf and NaN do occur, or ``(n,)`` words as ``str``.
-        intervals: ``(n, 2)``, start and end of each row in seconds, finite, the end never before the start. Rows may be
-            moments (start = end), overlap, leave gaps, and start below 0.
+        intervals: ``(n, 2)``, start and end of each row in seconds, finite, the end never before the start, but for
+            labels. Rows may be moments (start = end), overlap, leave gaps, and start below 0.
     """
 
     features: NDArray[Any]
@@ -118,7 +118,7 @@ class ComputationalSequence:
         return cls(path, root, kind, dimensions, tuple(entries), groups[0], entries)
 
     def read(self, video: str) -> Rows:
-        """The rows of one video. The pieces of a video that is in the file as ``video[0]``, ``video[1]`` are joined.
+        """The rows of one video; pieces that are in the file as ``video[0]``, ``video[1]`` are joined.
 
         Args:
             video: one of ``videos``.
@@ -126,7 +126,7 @@ class ComputationalSequence:
         Raises:
             DataError: the file has no such video, or what it has of it cannot be used: damaged, no rows, features or
                 intervals missing or of another shape, width or type, intervals that are not finite or end before they
-                start. Other videos of the file may be sound.
+                start (of labels these come as they are). Other videos of the file may be sound.
         """
         if video not in self._entries:
             raise DataError(f"{self.path} has no video {video!r}; it has {counted(len(self.videos), 'video')}")
@@ -167,16 +167,16 @@ class ComputationalSequence:
         if not len(features):
             raise DataError(f"{where}: has no rows; leave the video out")
         times = intervals.astype(np.float64)
-        _check_times(times, where)
         text = self.kind in ("words", "phones")
+        if self.kind != "labels":  # each label is of an utterance, which is refused alone
+            _check_times(times, where)
         return Rows(_words(features, where) if text else _numbers(features, self.dimensions, where), times)
 
     @property
     def metadata(self) -> dict[str, str]:
         """What is said about the file, as far as it can be read. Not to be relied on; read each time it is asked for."""
-        root = self._root()
         with suppress(*BROKEN):
-            return _metadata(root)
+            return _metadata(self._root())
         return {}
 
     def _root(self) -> Any:

@@ -197,16 +197,16 @@ class _Reader:
         """
         if not np.isfinite(label.target):
             raise DataError("its sentiment is no number")
-        if label.end <= label.start:
-            raise DataError("its label ends when it starts")
         return self._published(label) if self.settings.alignment == "published" else self._by_word(label)
 
     def say(self, label: _Label) -> Said:
         """What was said: the words of the steps, none with the published alignment; and the sentence.
 
         Raises:
-            DataError: nothing was.
+            DataError: nothing was, or the label has no time.
         """
+        if not -np.inf < label.start < label.end < np.inf:
+            raise DataError(f"its label goes from {label.start:g} s to {label.end:g} s; its end has to come after its start")
         rows = self._rows("words", label.video)
         if self.settings.alignment == "published":
             spoken = [str(word) for word in rows_between(rows, label.start, label.end, moments=False).features]
