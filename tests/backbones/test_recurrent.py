@@ -57,3 +57,24 @@ def test_an_empty_sequence_and_none_with_padding() -> None:
     assert not y.any()
     torch.testing.assert_close(run_lstm(lstm, x, None), lstm(x)[0])
     torch.testing.assert_close(run_lstm(lstm, x, torch.full((4,), 8)), lstm(x)[0])
+
+
+def test_a_batch_that_is_run_in_pieces() -> None:
+    lstm = layer()
+    x = torch.randn(80, 8, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    lengths = torch.randint(0, 8, (80,), generator=torch.Generator().manual_seed(0))
+    dirty = torch.where(step_mask(lengths, 8).unsqueeze(2), x, torch.nan).requires_grad_()
+    y = run_lstm(lstm, dirty, lengths)
+    y.sum().backward()
+    found = [p.grad.clone() for p in lstm.parameters()]
+    lstm.zero_grad()
+    for row, length in enumerate(lengths.tolist()):
+        assert not y[row, length:].any()
+        if length:
+            alone = lstm(x[row : row + 1, :length])[0][0]
+            torch.testing.assert_close(y[row, :length], alone)
+            alone.sum().backward()
+    for one, parameter in zip(found, lstm.parameters(), strict=True):
+        torch.testing.assert_close(one, parameter.grad)
+    assert not dirty.grad[~step_mask(lengths, 8)].any()
+    assert torch.isfinite(dirty.grad).all()

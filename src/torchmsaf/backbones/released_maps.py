@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from torchmsaf.backbones.lstm_net import LSTMNet
 from torchmsaf.backbones.mfcc_cnn import MFCCNet
 from torchmsaf.backbones.resnext3d import ResNeXt3D
 from torchmsaf.ops.blocks import block_counts
@@ -53,19 +54,45 @@ class Point:
 
     Attributes:
         prefix: of its keys.
-        channels: of video and audio.
+        channels: of the modalities.
         block_channels: C.
         joint: C'.
+        segments: q.
     """
 
     prefix: str
-    channels: tuple[int, int]
+    channels: tuple[int, ...]
     block_channels: int
     joint: int
+    segments: int = 1
 
 
-# of one segment each
 POINTS = (Point("msaf.0.", (1024, 32), 16, 4), Point("msaf.1.", (2048, 64), 32, 8))
+
+
+# of CMU-MOSEI: video, audio and text, which are joined in this order; inputs and hidden size of their LSTMs
+LSTMS = {"video": (35, 32), "audio": (74, 64), "text": (768, 128)}
+MOSEI_POINT = Point("msaf.0.", (32, 64, 128), 16, 8, 5)
+MOSEI_DECIDE: Shapes = {"weight": (1, 224), "bias": (1,)}
+_MOSEI_MODELS = {"video": "visual_model", "audio": "audio_model", "text": "text_model"}
+
+
+@functools.cache
+def lstm_shapes(inputs: int, hidden: int) -> Shapes:
+    """Name and shape of every tensor of the LSTMs of :class:`~torchmsaf.backbones.lstm_net.LSTMNet`."""
+    shapes = _shapes(lambda: LSTMNet((inputs, 50), 1, hidden=hidden))
+    return {name: shape for name, shape in shapes.items() if name.startswith("lstm")}
+
+
+def mosei_name(modality: str, name: str) -> str:
+    """The key in the authors' file of a tensor that the network of a modality calls ``name``.
+
+    Example:
+        >>> mosei_name("video", "lstm2.bias_hh_l0")
+        'visual_model.1.bias_hh_l0'
+    """
+    layer, _, rest = name.partition(".")
+    return f"{_MOSEI_MODELS[modality]}.{int(layer.removeprefix('lstm')) - 1}.{rest}"
 
 
 @functools.cache
@@ -81,19 +108,20 @@ def audio_shapes(outputs: int) -> Shapes:
 
 
 def point_shapes(point: Point) -> Shapes:
-    """Key and shape of every tensor of a published MSAF module of one segment, in the authors' file."""
-    start, width, joint = f"{point.prefix}blocks.0.", point.block_channels, point.joint
-    shapes: dict[str, tuple[int, ...]] = {
-        f"{start}joint_features.0.weight": (joint, width),
-        f"{start}joint_features.0.bias": (joint,),
-    }
-    shapes |= {
-        f"{start}joint_features.1.{name}": (joint,) for name in ("weight", "bias", "running_mean", "running_var")
-    }
-    shapes[f"{start}joint_features.1{COUNTER}"] = ()
-    for block in range(sum(block_counts(point.channels, width))):
-        shapes[f"{start}dense_group.{block}.weight"] = (width, joint)
-        shapes[f"{start}dense_group.{block}.bias"] = (width,)
+    """Key and shape of every tensor of a published MSAF module, in the authors' file."""
+    width, joint = point.block_channels, point.joint
+    shapes: dict[str, tuple[int, ...]] = {}
+    for segment in range(point.segments):
+        start = f"{point.prefix}blocks.{segment}."
+        shapes[f"{start}joint_features.0.weight"] = (joint, width)
+        shapes[f"{start}joint_features.0.bias"] = (joint,)
+        shapes |= {
+            f"{start}joint_features.1.{name}": (joint,) for name in ("weight", "bias", "running_mean", "running_var")
+        }
+        shapes[f"{start}joint_features.1{COUNTER}"] = ()
+        for block in range(sum(block_counts(point.channels, width))):
+            shapes[f"{start}dense_group.{block}.weight"] = (width, joint)
+            shapes[f"{start}dense_group.{block}.bias"] = (width,)
     return shapes
 
 

@@ -204,7 +204,7 @@ def _convert(options: argparse.Namespace) -> None:
     print(f"{options.file}: {converted.kind}, {converted.matched} tensors: {out}")
     for note in spec.about["notes"]:
         print(f"  {note}")
-    if converted.points:
+    if converted.points and spec.about["task"] == "emotion":
         print("  torchmsaf predict builds and feeds it so.")
     for title, names in (
         ("not used", converted.unmatched_file),

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from torchmsaf.backbones.released import BGR_INPUT, KINETICS_INPUT, Converted
+from torchmsaf.backbones.released_maps import LSTMS
 from torchmsaf.data.clips import IMAGENET_MEAN, IMAGENET_STD
 from torchmsaf.data.prepare.ravdess import Settings
 from torchmsaf.data.ravdess import ACTORS, EMOTIONS
 from torchmsaf.tasks.emotion import NETWORKS
 from torchmsaf.tasks.model_file import ModelSpec, NetworkSpec
+from torchmsaf.tasks.sentiment import MSAF, network_options
+from torchmsaf.tasks.sentiment import NETWORKS as SENTIMENT_NETWORKS
 
 _AUDIO = (13, 212)
 # of the methods' options, what the published fused network was trained with
@@ -31,6 +34,8 @@ def model_of(converted: Converted) -> tuple[dict[str, Tensor], ModelSpec]:
     Args:
         converted: as :func:`torchmsaf.backbones.released.read_released` gives it.
     """
+    if converted.kind == "mosei-fused":
+        return _sentiment_model(converted)
     notes = list(converted.notes)
     if not converted.points and (told := [note for note in notes if note in (KINETICS_INPUT, BGR_INPUT)]):
         notes = [note for note in notes if note not in told]
@@ -70,6 +75,29 @@ def model_of(converted: Converted) -> tuple[dict[str, Tensor], ModelSpec]:
         outputs=len(EMOTIONS),
         options=_MSAF if fused else {},
         about=about,
+    )
+    return state, spec
+
+
+def _sentiment_model(converted: Converted) -> tuple[dict[str, Tensor], ModelSpec]:
+    """The authors' network for CMU-MOSEI."""
+    state = {f"networks.{name}.{key}": value for name, own in converted.networks.items() for key, value in own.items()}
+    state |= {f"points.0.{key}": value for key, value in converted.points[0].items()}
+    state |= {f"decide.layers.0.{key}": value for key, value in converted.decide.items()}
+    options = network_options({})
+    about = {"released": converted.kind, "notes": list(converted.notes), "task": "sentiment", "set": "mosei"}
+    spec = ModelSpec(
+        networks={
+            name: NetworkSpec((inputs, 50), SENTIMENT_NETWORKS[name], options[name])
+            for name, (inputs, _) in LSTMS.items()
+        },
+        method="msaf",
+        outputs=1,
+        options=MSAF,
+        regression=True,
+        about={**about, "parameters": {"alignment": "published", "steps": 50}},
+        joint=True,
+        kind="sentiment",
     )
     return state, spec
 

@@ -206,7 +206,9 @@ class _Reader:
             DataError: nothing was, or the label has no time.
         """
         if not -np.inf < label.start < label.end < np.inf:
-            raise DataError(f"its label goes from {label.start:g} s to {label.end:g} s; its end has to come after its start")
+            raise DataError(
+                f"its label goes from {label.start:g} s to {label.end:g} s; its end has to come after its start"
+            )
         rows = self._rows("words", label.video)
         if self.settings.alignment == "published":
             spoken = [str(word) for word in rows_between(rows, label.start, label.end, moments=False).features]
