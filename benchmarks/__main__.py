@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 import benchmarks
-from benchmarks import cases, emotion, grafts, reading, report, waiting
+from benchmarks import cases, emotion, grafts, reading, report, sentiment, waiting
 from benchmarks.shapes import SHAPES, Shape, growth_pairs
 from benchmarks.timing import Rounds, run_rounds
 from torchmsaf.analysis.cost import measure, peak_memory, saved_bytes
 
-PARTS = ("counts", "times", "overheads", "growth", "grafts", "reading", "emotion", "waiting")
+PARTS = ("counts", "times", "overheads", "growth", "grafts", "reading", "emotion", "waiting", "sentiment")
 # the least passes over the maps: read to pool, read to scale, write; the backward reads gy twice and x, and writes gx
 PASSES = {False: 3, True: 7}
 
@@ -42,6 +42,10 @@ def main() -> None:
         "reading": ("Reading clips: prepared ones beside 30 JPEGs a clip; time of the JPEGs over ours", _reading),
         "emotion": ("A training step of the emotion network, by option", _emotion),
         "waiting": ("Training of the emotion network: how long it waits for batches", _waiting),
+        "sentiment": (
+            "A training step of the sentiment network; time of the straightforward one over ours",
+            _sentiment,
+        ),
     }
     tables: dict[str, list[dict[str, Any]]] = {}
     for part in options.parts:
@@ -191,6 +195,16 @@ def _waiting(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     yield from waiting.rows(settings, options.options or waiting.LABELS, _threads(options))
 
 
+def _sentiment(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for threads in _threads(options):
+
+        def timed(calls: Mapping[str, Callable[[], object]], threads: int = threads) -> Rounds:
+            return run_rounds(calls, rounds=options.rounds, seconds=0, threads=threads, wait=options.wait, tries=1)
+
+        for row in sentiment.rows(options.sentiment, timed, **options.sentiment_sizes):
+            yield {"threads": threads, **row}
+
+
 def _run(calls: Mapping[str, Callable[[], object]], options: argparse.Namespace, threads: int) -> Rounds:
     return run_rounds(
         calls,
@@ -263,6 +277,14 @@ def _options() -> argparse.Namespace:
         metavar="NAME",
         help=f"how its steps are taken, of {', '.join(map(repr, emotion.OPTIONS))}",
     )
+    parser.add_argument(
+        "--sentiment",
+        nargs="+",
+        type=int,
+        default=[16, 32, 256],
+        metavar="B",
+        help="batches of the sentiment network (default: 16, which the paper has, 32 and 256)",
+    )
     parser.add_argument("--clips", type=int, default=64, metavar="N", help="clips that are read (default: 64)")
     parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, min(2, os.cpu_count() or 1)}), metavar="N")
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="quiet rounds wanted a row (default: 9)")
@@ -279,10 +301,12 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--verbose", action="store_true", help="print each row as it comes")
     options = parser.parse_args()
+    options.sentiment_sizes = {}
     if options.quick:
         options.shapes, options.grafts = options.shapes[:1], options.grafts[:1]
         options.rounds, options.seconds, options.clips = 2, 0.02, min(options.clips, 8)
         options.emotion, options.options = ["small2"], ["float32", "bf16 channels_last"]
+        options.sentiment, options.sentiment_sizes = [4], sentiment.QUICK
     if options.cuda_graph and options.device != "cuda":
         parser.error("--cuda-graph needs --device cuda")
     return options

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import benchmarks.__main__
-from benchmarks import grafts
+from benchmarks import grafts, sentiment
 from benchmarks.shapes import SHAPES, Shape
 from benchmarks.straightforward import StraightforwardMSAF
 from torchmsaf import MSAF
@@ -74,3 +74,35 @@ def test_the_table_of_grafts(monkeypatch, capsys, tmp_path):
         assert column in out
     (rows,) = json.loads((tmp_path / "results.json").read_text())["tables"].values()
     assert [(row["networks"], row["fusion"], row["mode"]) for row in rows] == [("tiny1", "identity", "eval fwd")]
+
+
+@pytest.mark.parametrize("kind", sentiment.LENGTHS)
+@pytest.mark.parametrize("count", [16, 40])
+def test_the_straightforward_sentiment_network_is_ours(kind, count):
+    far = sentiment.agreement(kind, count=count)
+    assert max(far.values()) < 1e-4
+
+
+def test_a_different_sentiment_network_is_noticed(monkeypatch):
+    monkeypatch.setattr(sentiment.MaskedBlock, "forward", lambda self, features, mask: [2 * x for x in features])
+    with pytest.raises(RuntimeError, match="as MOSEI's: the straightforward network and torchmsaf's differ"):
+        sentiment.agreement("as MOSEI's", **{name: sentiment.QUICK[name] for name in ("inputs", "steps")})
+
+
+def test_lengths_are_those_of_mosei():
+    maps, lengths, _ = sentiment.draw(1000, {"one": 3}, 50, "as MOSEI's")
+    assert 17 < lengths.float().mean() < 21
+    assert lengths.max() == 50
+    for row, length in enumerate(lengths.tolist()):
+        assert not maps[0][row, :, length:].any()
+
+
+def test_the_table_of_the_sentiment_network(monkeypatch, capsys, tmp_path):
+    command = ["benchmarks", "--parts", "sentiment", "--quick", "--threads", "1", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", command)
+    benchmarks.__main__.main()
+    assert "load" in capsys.readouterr().out
+    (rows,) = json.loads((tmp_path / "results.json").read_text())["tables"].values()
+    found = [(row["threads"], row["lengths"], row["batch"], row["precision"]) for row in rows]
+    assert found == [(1, kind, 4, precision) for kind in sentiment.LENGTHS for precision in ("float32", "bf16")]
+    assert all(row["tokens/s"] > row["utterances/s"] > 0 for row in rows)

@@ -271,9 +271,7 @@ def test_files_that_are_no_state_dict(sound: State, tmp_path: Path) -> None:
     refused(path, [1, 2], r"holds a list, not a dict of tensors")
     refused(path, {}, r"holds no tensors: the dict is empty")
     refused(path, {"state_dict": {}}, r"holds no tensors")
-    refused(
-        path, {"epoch": 6, "weights": sound}, r"under 'epoch' is a int, not a tensor; its keys are 'epoch', 'w"
-    )
+    refused(path, {"epoch": 6, "weights": sound}, r"under 'epoch' is a int, not a tensor; its keys are 'epoch', 'w")
     refused(
         path, {"features.0.conv.weight": torch.rand(1)}, r"of no kind that is known \(kinetics, .*'features\.0\.conv"
     )

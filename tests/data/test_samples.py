@@ -134,3 +134,96 @@ def test_the_fingerprint_is_the_same_in_every_process() -> None:
         "x", {"a": torch.arange(6.0).view(3, 2)}, torch.tensor([0, 1, 0]), classes="xy", groups="ppq"
     )
     assert samples.fingerprint == "b19dd24e3ed16208e5a9c6b83e4623d12aacc4738ec64c9922ed4c84632931bf"
+
+
+# sequences that are padded, and words
+
+
+def sequences(**changes: Any) -> Samples:
+    """Four samples of a vector, of a sequence of up to five steps, and of three words; the last lacks the sequence."""
+    generator = torch.Generator().manual_seed(1)
+    sound = torch.randn(4, 2, 5, generator=generator)
+    lengths = torch.tensor([5, 1, 3, 0])
+    sound.masked_fill_(torch.arange(5) >= lengths[:, None, None], 0)
+    said = torch.tensor([[2, 3, 1], [4, 0, 0], [2, 2, 0], [1, 0, 0]]).float()[:, None]
+    present = torch.ones(4, 3, dtype=torch.bool)
+    present[3, 1] = False
+    fields: dict[str, Any] = {
+        "name": "toy",
+        "features": {"pose": torch.ones(4, 3), "sound": sound, "said": said},
+        "target": torch.tensor([-3.0, 0.5, 1.0, 2.0]),
+        "present": present,
+        "lengths": {"sound": lengths, "said": torch.tensor([3, 1, 2, 1])},
+        "tokens": {"said": 5},
+    }
+    return make_samples(**{**fields, **changes})
+
+
+def test_sequences_and_words_are_kept_and_others_have_none() -> None:
+    samples = sequences()
+    assert list(samples.lengths) == ["sound", "said"]
+    assert samples.lengths["sound"].tolist() == [5, 1, 3, 0]
+    assert samples.tokens == {"said": 5}
+    assert (build().lengths, build().tokens) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"lengths": {"sond": torch.ones(4, dtype=torch.int64)}}, "lengths of 'sond'; the modalities are pose, sound, said"),
+        ({"tokens": {"words": 5}}, "tokens of 'words'; the modalities are pose, sound, said"),
+        (
+            {"lengths": {"pose": torch.ones(4, dtype=torch.int64)}},
+            r"lengths of 'pose' are torch.int64 \(4,\) for features \(4, 3\); torch.int64 \(4,\) for sequences \(4, C, T\)",
+        ),
+        (
+            {"lengths": {"sound": torch.tensor([5, 1, 3])}},
+            r"lengths of 'sound' are torch.int64 \(3,\) for features \(4, 2, 5\)",
+        ),
+        ({"lengths": {"sound": torch.tensor([5.0, 1, 3, 0])}}, r"lengths of 'sound' are torch.float32 \(4,\)"),
+        ({"lengths": {"sound": torch.tensor([5, 1, 3, 0]).int()}}, "lengths of 'sound' are torch.int32"),
+        (
+            {"lengths": {"sound": torch.tensor([6, 1, 3, 0])}},
+            "lengths of 'sound' go from 0 to 6; 1 to 5 is needed, and 0 where a sample lacks the modality",
+        ),
+        ({"lengths": {"sound": torch.tensor([5, -1, 3, 0])}}, "lengths of 'sound' go from -1 to 5"),
+        ({"lengths": {"sound": torch.tensor([5, 0, 3, 0])}}, "0 where a sample lacks the modality"),
+        ({"lengths": {"sound": torch.tensor([5, 1, 3, 2])}}, "0 where a sample lacks the modality"),
+        (
+            {"lengths": {"sound": torch.tensor([4, 1, 3, 0])}},
+            "modality 'sound' is not zero behind the end of its sequences",
+        ),
+        ({"tokens": {"pose": 5}}, r"words of 'pose' have shape \(4, 3\); \(n, 1, T\) is needed"),
+        ({"tokens": {"sound": 5}}, r"words of 'sound' have shape \(4, 2, 5\); \(n, 1, T\) is needed"),
+        ({"tokens": {"said": 4}}, "words of 'said' are not whole numbers from 0 to 3"),
+    ],
+)  # fmt: skip
+def test_lengths_and_words_that_do_not_fit_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(DataError, match=f"toy: .*{words}"):
+        sequences(**changes)
+
+
+@pytest.mark.parametrize("wrong", [-1.0, 1.5, 5.0])
+def test_words_are_whole_numbers_of_the_vocabulary(wrong: float) -> None:
+    features = {name: value.clone() for name, value in sequences().features.items()}
+    features["said"][0, 0, 1] = wrong
+    with pytest.raises(DataError, match="words of 'said' are not whole numbers from 0 to 4"):
+        sequences(features=features)
+
+
+def test_lengths_and_words_change_the_fingerprint() -> None:
+    """Zeros at a sequence's end may be real: the same values with other lengths are other samples."""
+    features = {name: value.clone() for name, value in sequences().features.items()}
+    features["sound"][0, :, 4] = 0
+    lengths = sequences().lengths
+    variants: list[dict[str, Any]] = [
+        {},
+        {"lengths": {**lengths, "sound": torch.tensor([4, 1, 3, 0])}},
+        {"lengths": {"sound": lengths["sound"]}},
+        {"lengths": {}},
+        {"tokens": {"said": 6}},
+        {"tokens": {}},
+        {"tokens": {}, "lengths": {}},
+    ]
+    assert len({sequences(features=features, **one).fingerprint for one in variants}) == len(variants)
+    assert build(lengths={}, tokens={}).fingerprint == build().fingerprint

@@ -124,3 +124,82 @@ def test_other_modalities_than_fitted_are_refused() -> None:
     other = dict(reversed(build().features.items()))
     with pytest.raises(DataError, match=r"modalities and channels are .*; fitted were"):
         standardizer.transform(build(features=other))
+
+
+# sequences that are padded, and words
+
+LENGTHS = torch.tensor([1 + k % 6 for k in range(30)])
+
+
+def sequences(**changes: Any) -> Samples:
+    """Sequences of one to six steps, another one of six steps each, and words."""
+    generator = torch.Generator().manual_seed(2)
+    real = torch.arange(6) < LENGTHS[:, None]
+    present = torch.ones(30, 3, dtype=torch.bool)
+    lengths = LENGTHS.clone()
+    present[4:7, 0], lengths[4:7] = False, 0
+    sound = torch.where((real & present[:, :1])[:, None], torch.randn(30, 2, 6, generator=generator) * 3 + 50, 0)
+    said = torch.where(real, torch.randint(1, 9, (30, 6), generator=generator), 0).float()[:, None]
+    fields: dict[str, Any] = {
+        "name": "toy",
+        "features": {"sound": sound, "pose": torch.randn(30, 4, 6, generator=generator) - 8, "said": said},
+        "target": torch.randn(30, generator=generator),
+        "present": present,
+        "lengths": {"sound": lengths, "said": LENGTHS},
+        "tokens": {"said": 9},
+    }
+    return make_samples(**{**fields, **changes})
+
+
+def test_padding_does_not_count_and_stays_zero() -> None:
+    samples = sequences()
+    standardizer = Standardizer.fit(samples, TRAIN)
+    lengths = samples.lengths["sound"].tolist()
+    steps = torch.cat([samples.features["sound"][k, :, : lengths[k]].T for k in TRAIN]).double().numpy()
+    assert len(steps) == sum(lengths[k] for k in TRAIN)
+    np.testing.assert_allclose(standardizer.mean["sound"], steps.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(standardizer.std["sound"], steps.std(0), rtol=1e-9)
+    result = standardizer.transform(samples)["sound"]
+    for k, length in enumerate(lengths):
+        own = (samples.features["sound"][k, :, :length].double().numpy().T - steps.mean(0)) / steps.std(0)
+        np.testing.assert_allclose(result[k, :, :length].T, own, rtol=1e-4, atol=1e-5)
+        assert not result[k, :, length:].any()
+    # without lengths the same zeros are values, and make another mean
+    whole = Standardizer.fit(sequences(lengths={}), TRAIN)
+    assert float(whole.mean["sound"][0]) < 0.9 * float(standardizer.mean["sound"][0])
+    assert torch.equal(whole.mean["pose"], standardizer.mean["pose"])
+
+
+def test_a_channel_that_is_constant_but_for_padding_is_not_blown_up() -> None:
+    features = dict(sequences().features)
+    real = torch.arange(6) < sequences().lengths["sound"][:, None]
+    features["sound"] = torch.where(real[:, None], 0.1, 0).expand(30, 2, 6).clone()
+    samples = sequences(features=features)
+    standardizer = Standardizer.fit(samples, TRAIN)
+    assert standardizer.std["sound"].tolist() == [1.0, 1.0]
+    assert standardizer.transform(samples)["sound"].abs().max() < 1e-7
+
+
+def test_words_are_left_as_they_are() -> None:
+    samples = sequences()
+    standardizer = Standardizer.fit(samples, TRAIN)
+    assert list(standardizer.mean) == list(standardizer.std) == ["sound", "pose"]
+    result = standardizer.transform(samples)
+    assert list(result) == ["sound", "pose", "said"]
+    assert torch.equal(result["said"], samples.features["said"])
+    assert set(standardizer.as_plain()) == {"sound", "pose", ""}
+
+
+def test_words_and_values_are_not_taken_for_each_other() -> None:
+    standardizer = Standardizer.fit(sequences(), TRAIN)
+    with pytest.raises(
+        DataError, match=r"modalities and channels are .*'said': 1.*; fitted were \{'sound': 2, 'pose': 4\}"
+    ):
+        standardizer.transform(sequences(tokens={}))
+    present = sequences().present.clone()
+    present[:20, 2] = False
+    features = dict(sequences().features)
+    features["said"] = features["said"] * present[:, 2, None, None]
+    lengths = {**sequences().lengths, "said": LENGTHS * present[:, 2]}
+    with pytest.raises(DataError, match="none of the 20 rows to fit has modality 'said'"):
+        Standardizer.fit(sequences(features=features, present=present, lengths=lengths), TRAIN)

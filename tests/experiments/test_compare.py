@@ -259,3 +259,115 @@ def test_weights_that_have_seen_who_tests_are_refused(tmp_path: Path) -> None:
     # what was seen is handed on
     run(tmp_path / "again", replace(first, pretrained={"a": model}))
     assert set(read_spec(next((tmp_path / "again").glob("weights/*/msaf.safetensors"))).seen["made-up"]) == seen
+
+
+# random starts
+
+
+def test_without_starts_every_row_is_trained_once_from_weights_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states: list[dict[str, torch.Tensor]] = []
+    orders: list[int] = []
+    real = runner.train
+
+    def watched(network: Any, *others: Any, order_seed: int, **more: Any) -> Trained:
+        states.append({key: value.clone() for key, value in network.state_dict().items()})
+        orders.append(order_seed)
+        return real(network, *others, order_seed=order_seed, **more)
+
+    monkeypatch.setattr(runner, "train", watched)
+    whole = comparison(seeds=(0,), starts=False)
+    made = replace(whole, protocol=replace(whole.protocol, folds=whole.protocol.folds[:1]))
+    assert replace(made, starts=True).trainings == made.trainings + 2
+    run(tmp_path / "r", made)
+    records = ResultFolder(tmp_path / "r").records()
+    assert [one["key"] for one in records] == ["unimodal.a", "unimodal.b", *(choice.key for choice in METHODS)]
+    assert len(states) == len(records) == made.trainings
+    assert len(set(orders)) == 1
+    firsts = [value for state in states for key, value in state.items() if key == "networks.a.stages.0.0.weight"]
+    assert len(firsts) == 1 + len(METHODS)
+    assert all(not torch.equal(a, b) for k, a in enumerate(firsts) for b in firsts[:k])
+    assert json.loads((tmp_path / "r/config.json").read_text())["random_start"] is True
+    # the same seed starts the same, whatever else is compared
+    before = list(states)
+    states.clear()
+    run(tmp_path / "less", replace(made, methods=METHODS[2:]))
+    assert same(states[2], before[4])
+    states.clear()
+    run(tmp_path / "other", replace(made, methods=METHODS[2:], seeds=(1,)))
+    assert not same(states[2], before[4])
+
+
+def test_what_other_comparisons_do_not_have_is_not_in_their_configuration(tmp_path: Path) -> None:
+    made = comparison()
+    assert not {"random_start", "joint", "target_as_it_is"} & made.config().keys()
+    changed = replace(made, starts=False, joint=True, scale_target=False)
+    assert changed.config() == {**made.config(), "random_start": True, "joint": True, "target_as_it_is": True}
+    from torchmsaf.errors import ResultError
+
+    run(tmp_path / "r", replace(made, seeds=(0,), methods=METHODS[:1]))
+    for key, change in (
+        ("random_start", {"starts": False}),
+        ("joint", {"joint": True}),
+        ("target_as_it_is", {"scale_target": False}),
+    ):
+        with pytest.raises(ResultError, match=rf"another comparison \({key}: null there, true now\)"):
+            run(tmp_path / "r", replace(made, seeds=(0,), methods=METHODS[:1], **change), resume=True)
+
+
+def test_pretrained_weights_are_refused_where_every_row_begins_with_random_ones(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="pretrained weights are given, and this comparison begins with random ones"):
+        run(tmp_path / "r", comparison(starts=False, pretrained={"a": "x.safetensors"}))
+    assert not (tmp_path / "r").exists()
+
+
+def test_one_layer_on_all_features_starts_from_the_unimodal_networks_too(tmp_path: Path) -> None:
+    """The networks of such a row have no heads, and all else that their unimodal ones have."""
+    made = comparison(
+        seeds=(0,), joint=True, methods=[METHODS[2]], recipe=replace(comparison().recipe, learning_rate=1e-12)
+    )
+    run(tmp_path / "r", replace(made, protocol=replace(made.protocol, folds=made.protocol.folds[:1])))
+    states = weights(tmp_path / "r")
+    msaf = states["weights/fold-0.seed-0/msaf.safetensors"]
+    assert not [key for key in msaf if ".head." in key]
+    for name in "ab":
+        start = states[f"weights/fold-0.seed-0/start.{name}.safetensors"]
+        own = {
+            key: value
+            for key, value in msaf.items()
+            if key.startswith(f"networks.{name}.") and key.endswith((".weight", ".bias"))
+        }
+        assert own
+        for key, value in own.items():
+            torch.testing.assert_close(value, start[key], atol=1e-6, rtol=0)
+
+
+def test_a_target_as_it_is_is_neither_scaled_in_training_nor_in_the_file(tmp_path: Path) -> None:
+    samples = make()
+    value = samples.target.float() * 40 + 100
+    numbers = make_samples("made-up", samples.features, value, groups=samples.groups)
+    for scaled in (True, False):
+        made = comparison(numbers, kind="regression", seeds=(0,), methods=[METHODS[1]], scale_target=scaled)
+        made = replace(made, protocol=replace(made.protocol, folds=made.protocol.folds[:1]))
+        run(tmp_path / str(scaled), made)
+        records = {one["key"]: one for one in ResultFolder(tmp_path / str(scaled)).records()}
+        spec = read_spec(tmp_path / str(scaled) / records["concat_hidden=_8_"]["weights"])
+        train = value[torch.from_numpy(made.protocol.folds[0].train)].double()
+        assert ("" in spec.about["standardized"]) == scaled
+        if scaled:
+            kept = spec.about["standardized"][""]
+            assert kept["mean"] == [pytest.approx(float(train.mean()))]
+            assert kept["std"] == [pytest.approx(float(train.std(correction=0)))]
+        # squared errors of values about 140, after two epochs of small steps
+        assert (records["concat_hidden=_8_"]["test"]["loss"] > 100) == (not scaled)
+
+
+def test_lengths_and_words_travel_to_other_processes_unchanged() -> None:
+    x = torch.ones(4, 1, 3)
+    x[0, 0, 1:] = 0
+    lengths = {"said": torch.tensor([1, 3, 3, 3])}
+    samples = make_samples("s", {"said": x}, torch.zeros(4), lengths=lengths, tokens={"said": 2})
+    back = unit._as_samples(unit._as_arrays(samples))
+    assert torch.equal(back.lengths["said"], lengths["said"])
+    assert (back.tokens, back.fingerprint) == (samples.tokens, samples.fingerprint)

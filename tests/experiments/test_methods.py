@@ -7,6 +7,7 @@ import pytest
 from torchmsaf.errors import FusionInputError
 from torchmsaf.experiments import MethodChoice, choose_methods, parse_method
 from torchmsaf.fusion import METHODS
+from torchmsaf.tasks.systems import SYSTEMS, SystemEntry
 
 
 @pytest.mark.parametrize(
@@ -87,3 +88,60 @@ def test_numbers_with_an_exponent_are_numbers() -> None:
 def test_an_option_given_twice() -> None:
     with pytest.raises(FusionInputError, match="option 'rank' is given twice"):
         parse_method("lmf:rank=2,rank=3")
+
+
+# published models
+
+NAMES = ("video", "audio", "text")
+
+
+@pytest.mark.parametrize("name", list(SYSTEMS))
+def test_a_published_model_is_a_method_by_name_and_a_stage_of_its_own(name: str) -> None:
+    assert parse_method(f"{name}:width=8") == MethodChoice(name, {"width": 8})
+    assert MethodChoice(name).stage == "system"
+    assert MethodChoice(name, {"width": 8}).key == f"{name}_width=8"
+    assert MethodChoice("msaf").stage == "intermediate"
+    assert name not in METHODS  # or one of the two could not be asked for
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("missa", r"no fusion method 'missa' \(did you mean 'misa'\?\); there are: .*msaf.*, tfn_network, .*, misa"),
+        ("dcca_onestep:width=3", r"did you mean 'dcca_one_step'\?"),
+        ("tfn_netwrok", r"did you mean 'tfn_network'\?"),
+        ("tnf", r"did you mean 'tfn'\?"),
+        ("xyz", r"no fusion method 'xyz'; there are: "),
+    ],
+)
+def test_a_published_model_can_be_what_was_meant(text: str, message: str) -> None:
+    with pytest.raises(FusionInputError, match=message):
+        parse_method(text)
+
+
+@pytest.mark.parametrize("regression", [False, True])
+def test_all_has_published_models_where_they_can_be_trained(regression: bool) -> None:
+    without = [choice.key for choice in choose_methods(["all"], regression=regression, modalities=3)]
+    assert not set(without) & set(SYSTEMS)
+    able = [name for name, one in SYSTEMS.items() if one.regression or not regression]
+    assert able
+    found = choose_methods(None, regression=regression, modalities=3, named=NAMES)
+    assert [choice.key for choice in found] == [*without, *able]
+    two = choose_methods(None, regression=regression, modalities=2, named=NAMES[:2])
+    assert not {choice.name for choice in two} & set(SYSTEMS)  # they are made for three
+    more = choose_methods(["all", "misa:hidden=8"], regression=regression, named=NAMES)
+    assert more[-1] == MethodChoice("misa", {"hidden": 8})
+
+
+def test_a_published_model_twice_or_of_another_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FusionInputError, match="'misa' is given twice"):
+        choose_methods(["misa", "msaf", "misa"], regression=True)
+    with pytest.raises(FusionInputError, match="'mfm' is given twice"):
+        choose_methods(["all", "mfm"], regression=True, named=NAMES)
+    entry = SYSTEMS["misa"]
+    monkeypatch.setitem(SYSTEMS, "misa", SystemEntry("misa", entry.build, entry.paper, entry.year, regression=False))
+    for regression in (False, True):
+        names = [choice.name for choice in choose_methods(["all"], regression=regression, named=NAMES)]
+        assert ("misa" in names) == (not regression)
+    with pytest.raises(FusionInputError, match="'misa' is for classification, and the target is a number"):
+        choose_methods(["misa"], regression=True)

@@ -178,6 +178,77 @@ def test_training_from_disk_is_repeatable_and_comes_to_what_training_from_memory
     assert all(torch.equal(first[key], memory[key]) for key in first)
 
 
+# lengths
+
+LENGTHS = torch.tensor([5, 1, 4, 2, 3, 5, 0, 2, 1, 3, 4])
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_lengths_travel_with_their_rows(stored: bool) -> None:
+    whole = replace(part(stored=stored), lengths=(LENGTHS, None))
+    first, second = whole[[4, 0, 9]].lengths
+    assert first is not None
+    assert (first.tolist(), second) == ([3, 5, 3], None)
+    rows = torch.tensor([3, 8, 1, 6])
+    some = part_of(whole.features, whole.target, whole.present, rows, whole.lengths)
+    assert torch.equal(some.lengths[0], LENGTHS[rows])
+    assert some.lengths[1] is None
+    assert part_of(whole.features, whole.target, whole.present, rows).lengths == ()
+    a, _ = values()
+    loaders = {"training": training_batches(whole, 3, 5), "in order": in_order(whole)}
+    for loader in loaders.values():
+        seen = 0
+        for inputs, _, _, (own, other) in loader:
+            assert other is None
+            seen += len(own)
+            for x, length in zip(inputs[0], own.tolist(), strict=True):
+                row = int((a == x).flatten(1).all(1).nonzero())
+                assert length == int(LENGTHS[row])
+        assert seen == N
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_parts_of_parts_keep_the_lengths_of_what_is_left(stored: bool) -> None:
+    whole = replace(part(stored=stored), lengths=(LENGTHS, None))
+    whole.present[[1, 6], 0] = False
+    kept = [row for row in range(N) if row not in (1, 6)]
+    only, alone, without, noisy = whole.only(0), whole.alone(0), whole.without(0), whole.noisy(0, torch.ones(2), 1)
+    assert [len(one.lengths) for one in (only, alone, without, noisy)] == [1, 1, 2, 2]
+    assert torch.equal(only.lengths[0], LENGTHS[kept])
+    for one in (alone, without, noisy):
+        assert torch.equal(one.lengths[0], LENGTHS)
+    assert torch.equal(only[[0, 1]].lengths[0], LENGTHS[[0, 2]])
+    assert torch.equal(noisy[[2, 7]].lengths[0], LENGTHS[[2, 7]])
+    # of the other modality, which has no padding, and of parts that have none at all
+    assert [one.lengths for one in (whole.only(1), whole.alone(1))] == [(None,), (None,)]
+    assert whole.only(1)[[3]].lengths == [None]
+    for one in (part().only(0), part().alone(1), part().without(0)):
+        assert one.lengths == ()
+        assert one[[0]].lengths == [None] * len(one.features)
+
+
+@pytest.mark.parametrize(
+    ("least", "sizes"), [(1, [4, 4, 3]), (3, [4, 4, 3]), (4, [4, 4]), (9, [4, 4])], ids=lambda one: str(one)
+)
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_last_batch_has_as_many_samples_as_a_loss_needs_or_is_left_out(
+    least: int, sizes: list[int], stored: bool
+) -> None:
+    loader = training_batches(part(stored=stored), 4, 0, least=least)
+    # the order is that of all others, in every epoch
+    usual = training_batches(part(stored=stored), 4, 0)
+    for _ in range(2):
+        some, all_of_them = list(loader), list(usual)
+        assert [len(batch.target) for batch in some] == sizes
+        assert same(some, all_of_them[: len(sizes)])
+    assert len(loader) == len(sizes)  # type: ignore[arg-type]
+
+
+def test_one_batch_that_is_smaller_than_the_size_is_there_where_it_is_enough() -> None:
+    assert [len(batch.target) for batch in training_batches(part(), 512, 0, least=N)] == [N]
+    assert list(training_batches(part(), 512, 0, least=N + 1)) == []
+
+
 # reading ahead
 
 

@@ -16,8 +16,18 @@ from torch import Tensor, nn
 
 from torchmsaf.backbones import VectorNet
 from torchmsaf.errors import DataError
-from torchmsaf.tasks.model_file import ModelSpec, NetworkSpec, load_model, load_pretrained, model_bytes, read_spec
+from torchmsaf.tasks import sentiment
+from torchmsaf.tasks.model_file import (
+    ModelSpec,
+    NetworkSpec,
+    kind_of_systems,
+    load_model,
+    load_pretrained,
+    model_bytes,
+    read_spec,
+)
 from torchmsaf.tasks.network import FusedNetwork
+from torchmsaf.tasks.systems import SYSTEMS, System
 
 K = 3
 # a name with a dot: its network is called otherwise in the state dict
@@ -159,8 +169,8 @@ def test_a_file_cannot_name_what_is_called(tmp_path: Path, path: str, options: d
         (lambda said: "[]", "what it says of itself cannot be read"),
         (lambda said: said.pop("format") and None, "cannot be read: 'format'"),
         (
-            lambda said: said.update(format=2),
-            "its format is 2, and this torchmsaf knows 1; use a newer one",
+            lambda said: said.update(format=3),
+            "its format is 3, and this torchmsaf knows up to 2; use a newer one",
         ),
         (lambda said: said.pop("networks") and None, "cannot be read: 'networks'"),
         (lambda said: said.pop("outputs") and None, "cannot be read: .*'outputs'"),
@@ -294,3 +304,145 @@ def test_a_network_without_a_linear_layer_takes_everything(tmp_path: Path) -> No
     other = nn.Sequential(nn.Conv1d(2, 3, 1))
     assert load_pretrained(other, path, "art", options=ART) == ()
     assert torch.equal(other[0].weight, network[0].weight)
+
+
+# sequences: networks that predict together, published models, and words
+
+VOCABULARY = 7
+# small layers, as these tests are of the file and not of the sizes
+SMALL: dict[str, dict[str, Any]] = {
+    "tfn_network": {"audio": 4, "video": 5, "text": 6, "text_out": 4, "hidden": [8, 7]},
+    "lmf_network": {"audio": 4, "video": 5, "text": 6},
+    "misa": {"hidden": 8, "feed_forward": 16},
+    "mfm": {
+        "hidden": [6, 4, 5],
+        "latents": [6, 4, 5],
+        "factors": [8, 9, 7],
+        "joint": [5, 4],
+        "memory": 6,
+        "layers": [9, 8, 6, 5],
+    },
+    "dcca_one_step": {"width": 3, "hidden": [8]},
+    "dcca_two_step": {"width": 3, "hidden": [8], "end_to_end": True},
+    "iccn": {"width": 3, "audio": 8, "video": 6},
+}  # fmt: skip
+
+
+def of_sequences(method: str | None, options: dict[str, Any], *, words: bool, **changes: Any) -> ModelSpec:
+    shapes = {"video": (3, 6), "audio": (4, 6), "text": (1 if words else 5, 6)}
+    own = sentiment.network_options({"text": VOCABULARY} if words else {})
+    networks = {name: NetworkSpec(shape, sentiment.NETWORKS[name], own[name]) for name, shape in shapes.items()}
+    about = {"task": "sentiment", "vocabulary": ["bad", "é", "good", "it", "was"]}
+    arguments: dict[str, Any] = {"regression": True, "joint": True, "kind": "sentiment", "about": about, **changes}
+    return ModelSpec(networks, method, changes.pop("outputs", 1), options, **arguments)
+
+
+def some_sequences(*, words: bool) -> tuple[list[Tensor], Tensor, list[Tensor]]:
+    generator = torch.Generator().manual_seed(4)
+    lengths = torch.tensor([6, 1, 4, 3])
+    inputs = [torch.randn(4, c, 6, generator=generator) for c in (3, 4, 5)]
+    if words:
+        inputs[2] = torch.randint(1, VOCABULARY, (4, 1, 6), generator=generator).float()
+    present = torch.ones(4, 3, dtype=torch.bool)
+    present[2, 0] = False
+    return inputs, present, [lengths] * 3
+
+
+@pytest.mark.parametrize("words", [False, True], ids=["features", "words"])
+@pytest.mark.parametrize("name", list(SYSTEMS))
+def test_a_published_model_comes_back_to_the_last_bit(tmp_path: Path, name: str, words: bool) -> None:
+    path, made = tmp_path / "m.safetensors", of_sequences(name, SMALL[name], words=words)
+    network = written(path, made)
+    again, said = load_model(path)
+    assert said == made
+    assert type(again) is SYSTEMS[name].build
+    assert isinstance(again, System)
+    assert (again.kind, again.training) == ("sentiment", False)
+    values = some_sequences(words=words)
+    one, other = network(*values).prediction, again(*values).prediction
+    assert torch.equal(one, other)
+    assert one.any()  # what is solved for is in the file too
+    if words:
+        assert any(tuple(value.shape) == (VOCABULARY, 300) for value in load_file(path).values())
+
+
+@pytest.mark.parametrize("words", [False, True], ids=["features", "words"])
+@pytest.mark.parametrize("method", ["msaf", "mmtm", "centralnet", "concat", "averaging"])
+def test_networks_of_sequences_come_back_to_the_last_bit(tmp_path: Path, method: str, words: bool) -> None:
+    options = {"segments": 5, "block_dropout": 0.2} if method == "msaf" else {}
+    path, made = tmp_path / "m.safetensors", of_sequences(method, options, words=words)
+    network = written(path, made)
+    again, said = load_model(path)
+    assert said == read_spec(path) == made
+    assert (said.joint, said.about["vocabulary"]) == (True, ["bad", "é", "good", "it", "was"])
+    values = some_sequences(words=words)
+    assert torch.equal(network(*values).prediction, again(*values).prediction)
+    # an intermediate method has one layer for all, the others have what they have without it
+    together = method in ("msaf", "mmtm")
+    assert isinstance(again, FusedNetwork)
+    assert again.joint == (again.stage == "intermediate")
+    assert any(".head.1." in key for key in load_file(path)) == (not together)
+    alone = of_sequences(method, options, words=words, joint=False)
+    same = alone.build().state_dict().keys() == network.state_dict().keys()
+    assert same == (not together)
+
+
+def test_a_file_without_what_came_later_is_as_it_was(tmp_path: Path) -> None:
+    """Files of earlier versions say nothing of ``joint`` and ``kind``."""
+    path = tmp_path / "m.safetensors"
+    network, values = written(path, spec("msaf")), inputs()
+    edited(path, lambda said: said.pop("joint") and None)
+    edited(path, lambda said: said.pop("kind") and None)
+    again, said = load_model(path)
+    assert (said.joint, said.kind) == (False, None)
+    assert torch.equal(network(values).prediction, again(values).prediction)
+
+
+@pytest.mark.parametrize(
+    ("kind", "scaled", "told"),
+    [
+        ("sentiment", False, "sentiment"),
+        ("sentiment", True, "regression"),
+        ("regression", False, "regression"),
+        ("regression", True, "regression"),
+        ("classification", True, "classification"),
+    ],
+)
+def test_published_models_are_told_of_values_within_three_where_these_are(kind: Any, scaled: bool, told: str) -> None:
+    assert kind_of_systems(kind, scaled) == told
+    system = of_sequences("lmf_network", SMALL["lmf_network"], words=False, kind=told).build()
+    assert isinstance(system, System)
+    assert system.kind == told
+
+
+@pytest.mark.parametrize(("regression", "kind"), [(True, "regression"), (False, "classification")])
+def test_without_a_kind_a_published_model_is_told_what_predictions_are(regression: bool, kind: str) -> None:
+    made = of_sequences("lmf_network", SMALL["lmf_network"], words=False, kind=None, regression=regression)
+    system = made.build()
+    assert isinstance(system, System)
+    assert system.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda said: said.update(method="missa"), "do not fit what it says of itself: .*no fusion method 'missa'"),
+        (lambda said: said.update(method="misa"), "do not fit what it says of itself: "),
+        (lambda said: said.update(kind="rating"), "lmf_network: kind is 'classification', 'regression' or 'sentiment'"),
+        (lambda said: said.update(options={"rank": "many"}), "do not fit what it says of itself: lmf_network: rank"),
+        (lambda said: said.update(options={"shapes": {}}), "do not fit what it says of itself: "),
+        (lambda said: said["networks"]["text"]["options"].update(vocabulary="x"), "do not fit what it says of itself"),
+        (lambda said: said["networks"]["text"]["options"].update(vocabulary=8), "size mismatch for words.0"),
+        (lambda said: said["networks"].pop("text") and None, "lmf_network: it is made of the modalities 'text'"),
+    ],
+)
+def test_what_a_file_says_of_a_published_model_is_not_believed(
+    tmp_path: Path, change: Callable[..., Any], words: str
+) -> None:
+    path = tmp_path / "m.safetensors"
+    written(path, of_sequences("lmf_network", SMALL["lmf_network"], words=True))
+    edited(path, change)
+    with pytest.raises(DataError, match=words) as caught:
+        load_model(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -75,6 +75,62 @@ def test_sentiment_without_anything_to_tell() -> None:
     assert math.isnan(sentiment_classes(torch.zeros(2), torch.ones(2))["acc2"])
 
 
+@pytest.mark.parametrize("labels", ["of people", "whole numbers", "all positive"])
+def test_the_classes_with_zero_are_below_it_and_not_below_it(labels: str) -> None:
+    """Of all samples, labels and predictions of exactly 0 among them, which are not below it."""
+    value, target = torch.randn(300) * 2, (torch.randn(300) * 9).round().clamp(-9, 9) / 3
+    value[::7], value[1::7] = 0.0, -0.0
+    if labels == "whole numbers":
+        target = target.round()
+    elif labels == "all positive":
+        target = target.abs()
+    assert bool((target == 0).any())
+    found = sentiment_classes(value, target)
+    truth, said = target.numpy() >= 0, value.numpy() >= 0
+    assert found["acc2_has0"] == pytest.approx(metrics.accuracy_score(truth, said))
+    assert found["f1_has0"] == pytest.approx(metrics.f1_score(truth, said, average="weighted", zero_division=0))
+
+
+def test_the_classes_with_zero_by_hand() -> None:
+    value = torch.tensor([0.0, -0.1, 2.0, -1.0, -2.0])
+    target = torch.tensor([0.0, 0.0, -1.0, -1.0, 3.0])
+    found = sentiment_classes(value, target)
+    # not below 0: 1 of 3 found, of 2 said; below 0: 1 of 2 found, of 3 said; both have F1 = 2 / 5
+    assert found["acc2_has0"] == pytest.approx(2 / 5)
+    assert found["f1_has0"] == pytest.approx(2 / 5)
+    # without labels of 0 and predictions of 0: rows 2 to 4
+    assert found["acc2"] == pytest.approx(1 / 3)
+
+
+def test_every_sentiment_has_all_its_classes_and_a_regression_has_none() -> None:
+    prediction, target = torch.randn(9, 1), torch.randn(9)
+    scores = ["loss", "mae", "pearson", "acc2", "f1", "acc7", "acc2_has0", "f1_has0"]
+    assert list(Objective("sentiment", 1).measure(prediction, target)) == scores
+    assert list(Objective("regression", 1).measure(prediction, target)) == scores[:3]
+
+
+def test_a_target_is_scaled_for_training_and_scores_are_in_its_own_unit() -> None:
+    target = torch.tensor([-3.0, 0.0, 1.5])
+    as_it_is, scaled = Objective("sentiment", 1), Objective("sentiment", 1, mean=1.5, std=3.0)
+    assert torch.equal(as_it_is.scaled(target), target)
+    torch.testing.assert_close(scaled.scaled(target), torch.tensor([-1.5, -0.5, 0.0]))
+    classes = torch.tensor([0, 1])
+    assert torch.equal(Objective("classification", 2, mean=1.5, std=3.0).scaled(classes), classes)
+    prediction = scaled.scaled(target)[:, None]
+    assert scaled.measure(prediction, target)["mae"] == pytest.approx(0, abs=1e-6)
+    assert float(scaled.loss(prediction, target)) == pytest.approx(0, abs=1e-12)
+    assert float(as_it_is.loss(prediction, target)) == pytest.approx((1.5**2 + 0.5**2 + 1.5**2) / 3)
+
+
+def test_the_answer_without_input_is_in_the_units_of_training() -> None:
+    present = torch.tensor([[False, False], [True, False]])
+    objective = Objective("sentiment", 1, answer=0.25)
+    assert objective.without_input(torch.tensor([[7.0], [1.0]]), present).flatten().tolist() == [0.25, 1.0]
+    scaled = Objective("sentiment", 1, mean=1.0, std=2.0, answer=0.25)
+    answer = scaled.without_input(torch.tensor([[7.0], [1.0]]), present)
+    assert scaled.measure(answer[:1], torch.tensor([1.5]))["mae"] == pytest.approx(0)
+
+
 def test_what_a_table_is_about() -> None:
     assert (Objective("classification", 3).score, Objective("classification", 3).higher_is_better) == ("accuracy", True)
     assert (Objective("sentiment", 1).score, Objective("sentiment", 1).higher_is_better) == ("mae", False)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from torchmsaf.backbones import ConvNet, VectorNet
 from torchmsaf.errors import DataError
 from torchmsaf.tasks import batches, training
 from torchmsaf.tasks.batches import Part, training_batches
+from torchmsaf.tasks.fused import Fused
 from torchmsaf.tasks.network import FusedNetwork
 from torchmsaf.tasks.objective import Objective
 from torchmsaf.tasks.recipe import Recipe
+from torchmsaf.tasks.systems import SYSTEMS, System, create_system
 
 OBJECTIVE = Objective("classification", 3)
 
@@ -248,3 +255,235 @@ def test_by_accuracy_the_first_of_the_best_epochs_is_kept_whatever_its_loss(monk
     assert (trained.best_epoch, trained.epochs) == (1, 3)
     assert trained.validation == {"loss": 3.0, "accuracy": 0.7}
     assert all(torch.equal(value, seen[1][key]) for key, value in net.state_dict().items())
+
+
+# published models
+
+VALUES = Objective("sentiment", 1)
+
+
+class Probe(System):
+    """A linear layer on means of the steps, which notes what it gets."""
+
+    needs = ()
+
+    def __init__(self) -> None:
+        super().__init__({"a": (4, 5), "b": (3, 5)}, 1)
+        torch.manual_seed(0)
+        self.layer = nn.Linear(7, 1)
+        self.seen: list[tuple[bool, list[list[int]]]] = []
+        self.events: list[Any] = []
+
+    def run(self, steps: dict[str, Tensor], masks: dict[str, Tensor], present: dict[str, Tensor]) -> Fused:
+        self.seen.append((self.training, [mask.sum(1).tolist() for mask in masks.values()]))
+        means = [x.sum(1) / masks[name].sum(1, keepdim=True).clamp(min=1) for name, x in steps.items()]
+        return Fused(self.layer(torch.cat(means, 1)))
+
+
+class Solved(Probe):
+    """One whose prediction is a number that is solved for: the mean of the training targets, plus what it embeds."""
+
+    closed_form = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("answer", torch.zeros(()))
+
+    def run(self, steps: dict[str, Tensor], masks: dict[str, Tensor], present: dict[str, Tensor]) -> Fused:
+        return Fused(super().run(steps, masks, present).prediction * 0.1 + self.answer)
+
+    def embed(
+        self,
+        inputs: Sequence[Tensor],
+        present: Tensor | None = None,
+        lengths: Sequence[Tensor | None] | None = None,
+    ) -> Tensor:
+        self.events.append(("embed", self.training, torch.is_grad_enabled(), len(inputs[0]), lengths))
+        return torch.cat([x.mean(2) for x in inputs], 1) * self.layer.weight.detach()
+
+    def refit(self, embeddings: Tensor, target: Tensor) -> None:
+        self.events.append(("refit", embeddings.clone(), target.clone(), self.layer.weight.detach().clone()))
+        self.answer.fill_(float(target.mean()))
+
+
+ENDS = torch.arange(23) % 5 + 1
+
+
+def sequences(n: int = 23, seed: int = 0) -> Part:
+    """Sequences of one to five steps, of which the second modality has five always."""
+    generator = torch.Generator().manual_seed(seed)
+    x, y = torch.randn(n, 4, 5, generator=generator), torch.randn(n, 3, 5, generator=generator)
+    x.masked_fill_(torch.arange(5) >= ENDS[:n, None, None], 0)
+    target = x.sum((1, 2)) / ENDS[:n] + 1
+    return Part((x, y), target, torch.ones(n, 2, dtype=torch.bool), lengths=(ENDS[:n], None))
+
+
+def train_system(net: System, samples: Part | None = None, objective: Objective = VALUES, **recipe: Any) -> Any:
+    settings = Recipe(**{"epochs": 2, "batch_size": 8, "learning_rate": 1e-2, **recipe})
+    return training.train(net, samples or sequences(), sequences(9, seed=1), objective, settings, order_seed=1)
+
+
+def steps_of(net: nn.Module, **recipe: Any) -> list[list[Tensor]]:
+    """The gradients of each step of a training of one epoch, as the optimizer used them."""
+    found: list[list[Tensor]] = []
+    handle = register_optimizer_step_post_hook(
+        lambda optimizer, *_: found.append([p.grad.clone() for g in optimizer.param_groups for p in g["params"]])
+    )
+    try:
+        train_system(net, epochs=1, **recipe)  # type: ignore[arg-type]
+    finally:
+        handle.remove()
+    return found
+
+
+def test_a_system_has_batches_and_a_learning_rate_of_its_own_and_all_else_of_the_recipe() -> None:
+    recipe = Recipe(batch_size=8, learning_rate=1e-2, weight_decay=0.5)
+    net = Probe()
+    assert training.own_recipe(net, recipe) == recipe
+    net.batch_size, net.learning_rate = 10, 3e-3
+    assert training.own_recipe(net, recipe) == Recipe(batch_size=10, learning_rate=3e-3, weight_decay=0.5)
+    task = training.FusionTask(net, VALUES, recipe)
+    (group,) = task.configure_optimizers().param_groups
+    assert (group["lr"], group["weight_decay"]) == (3e-3, 0.5)
+    # a fused network has what all have, whatever it is called
+    fused = network()
+    fused.batch_size = 10  # type: ignore[assignment]
+    assert training.own_recipe(fused, recipe) == recipe
+    train_system(net, epochs=1)
+    assert [len(lengths[0]) for training_mode, lengths in net.seen if training_mode] == [10, 10, 3]
+
+
+def test_lengths_reach_a_system_in_training_and_in_evaluation() -> None:
+    net = Probe()
+    train_system(net, epochs=1)
+    told = [
+        sorted(length for mode, one in net.seen if mode == training_mode for length in one[0])
+        for training_mode in (True, False)
+    ]
+    assert told == [sorted(ENDS.tolist()), sorted(ENDS[:9].tolist() * 2)]
+    assert {length for _, one in net.seen for length in one[1]} == {5}
+
+
+def test_gradients_are_clipped_entry_by_entry_where_a_system_says_so() -> None:
+    free, clipped, loose = Probe(), Probe(), Probe()
+    clipped.clip_value, loose.clip_value = 0.05, 1e6
+    whole, cut, same = steps_of(free), steps_of(clipped), steps_of(loose)
+    assert len(whole) == len(cut) == 3
+    for a, b in zip(whole[0], cut[0], strict=True):
+        torch.testing.assert_close(b, a.clamp(-0.05, 0.05))
+    values = torch.cat([one.flatten() for one in whole[0]]).abs()
+    assert values.min() < 0.05 < values.max()  # or there was nothing to see
+    assert max(float(one.abs().max()) for step in cut for one in step) <= 0.05 * (1 + 1e-6)
+    assert all(
+        torch.equal(a, b) for one, other in zip(whole, same, strict=True) for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_the_closed_form_is_solved_on_the_training_samples_alone_before_each_measurement(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net, real = Solved(), training.evaluate
+
+    def measured(network: Any, samples: Part, objective: Objective) -> dict[str, float]:
+        network.events.append(("measure", len(samples), float(network.answer)))
+        return real(network, samples, objective)
+
+    monkeypatch.setattr(training, "evaluate", measured)
+    net.batch_size, net.least_batch = 20, 10  # three samples take part in no step, and in the solution
+    samples = sequences()
+    objective = Objective("sentiment", 1, mean=2.0, std=4.0)
+    train_system(net, samples, objective, epochs=3, patience=3)
+    assert [event[0] for event in net.events] == ["embed", "refit", "measure"] * 4
+    scaled = (samples.target - 2) / 4
+    weights = []
+    for _, embeddings, target, weight in net.events[1::3]:
+        torch.testing.assert_close(target, scaled)
+        expected = torch.cat([x.mean(2) for x in samples.features], 1) * weight
+        torch.testing.assert_close(embeddings, expected)
+        weights.append(weight)
+    assert not torch.equal(weights[0], weights[-1])  # each time of the weights as they are then
+    for _, training_mode, gradients, count, lengths in net.events[::3]:
+        assert (training_mode, gradients, count) == (False, False, 23)
+        assert torch.equal(lengths[0], ENDS)
+    for _, count, answer in net.events[2::3]:
+        assert count == 9
+        assert answer == pytest.approx(float(scaled.mean()))
+    assert len([mode for mode, _ in net.seen if mode]) == 3  # one batch an epoch
+
+
+def test_the_closed_form_of_the_kept_epoch_is_kept() -> None:
+    class Counted(Solved):
+        def refit(self, embeddings: Tensor, target: Tensor) -> None:
+            super().refit(embeddings, target)
+            count = sum(event[0] == "refit" for event in self.events)
+            self.answer.fill_((100.0, 5.0, 1.0, 50.0)[count - 1])  # the third is the best, after the second epoch
+
+    net = Counted()
+    done = train_system(net, epochs=3, patience=3)
+    assert (done.best_epoch, done.epochs) == (2, 3)
+    assert float(net.answer) == 1.0
+    assert done.validation == training.evaluate(net, sequences(9, seed=1), VALUES)
+
+
+def test_a_network_without_a_closed_form_is_not_solved_for() -> None:
+    net = Probe()
+    training.refit(net, sequences(), VALUES)  # embed() of it would raise
+    assert net.events == []
+    training.refit(network(), part(), OBJECTIVE)
+
+
+def test_fewer_samples_than_a_batch_needs_are_an_error() -> None:
+    net = Probe()
+    net.least_batch = 24
+    with pytest.raises(DataError, match=r"batches of 24 samples or more are needed, and 23 train: .* or more data"):
+        train_system(net)
+    assert net.seen == []
+    net.least_batch = 23
+    net.batch_size = 30
+    train_system(net, epochs=1)
+    assert [len(lengths[0]) for mode, lengths in net.seen if mode] == [23]
+
+
+def test_a_loss_of_a_systems_own_is_added_to_the_tasks_and_absolute_errors_take_its_place() -> None:
+    net, fused, target = Probe(), Fused(torch.randn(6, 1)), torch.randn(6)
+    value = fused.prediction[:, 0]
+    squared, absolute = float((value - target).square().mean()), float((value - target).abs().mean())
+
+    def loss(own: float | None) -> float:
+        with_own = Fused(fused.prediction, own_loss=None if own is None else torch.tensor(own))
+        return float(net.training_loss(with_own, target, None, lambda x, y: F.mse_loss(x[:, 0], y)))
+
+    assert loss(None) == pytest.approx(squared)
+    assert loss(0.5) == pytest.approx(squared + 0.5)
+    net.absolute_error = True
+    assert loss(0.5) == pytest.approx(absolute + 0.5)
+
+
+@pytest.mark.parametrize("name", list(SYSTEMS))
+def test_every_system_trains_in_bfloat16(name: str) -> None:
+    """Clipped gradients, closed forms and correlations too; weights stay in float32."""
+    shapes = {"video": (3, 5), "audio": (4, 5), "text": (6, 5)}
+    options: dict[str, Any] = {"batch_size": 32, "width": 4} if "dcca" in name or name == "iccn" else {}
+    net = create_system(name, shapes, 1, **options)
+    samples = Part(
+        tuple(torch.randn(64, *shape) for shape in shapes.values()),
+        torch.randn(64),
+        torch.ones(64, 3, dtype=torch.bool),
+        lengths=tuple(torch.randint(1, 6, (64,)) for _ in shapes),
+    )
+    recipe = Recipe(epochs=1, batch_size=32, precision="bf16")
+    done = training.train(net, samples, samples, VALUES, recipe, order_seed=0)
+    assert not done.diverged
+    assert all(p.dtype == torch.float32 and bool(torch.isfinite(p).all()) for p in net.parameters())
+
+
+def test_a_closed_form_of_what_is_not_finite_ends_training_and_keeps_what_was_best() -> None:
+    class Broken(Solved):
+        def embed(self, *args: Any, **kwargs: Any) -> Tensor:
+            found = super().embed(*args, **kwargs)
+            return found * torch.nan if sum(event[0] == "embed" for event in self.events) == 3 else found
+
+    done = train_system(Broken(), epochs=5, patience=5)
+    assert done.diverged
+    assert done.epochs == 2
+    assert math.isfinite(done.validation["loss"])

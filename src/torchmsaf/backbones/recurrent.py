@@ -19,8 +19,8 @@ def run_lstm(lstm: nn.LSTM, x: Tensor, lengths: Tensor | None) -> Tensor:
     """The states of one LSTM layer at each step, zeros behind a sequence's end; no value there is read.
 
     An LSTM that goes forward meets the padding after all that is real, so it runs over the batch as it is, up to the longest
-    sequence, which gives what packed sequences give and takes less time. On a CPU a large batch is cut into pieces of similar
-    lengths, each run up to its own longest. An LSTM of two directions runs on packed sequences.
+    sequence, which gives what packed sequences give and takes less time. On a CPU a large batch is cut into pieces of
+    similar lengths, each run up to its own longest. An LSTM of two directions runs on packed sequences.
 
     Args:
         lstm: one layer, ``batch_first``.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchmsaf.cli.running import by_modality, copy_model, recipe_of, run, train_all_epochs
+from torchmsaf.cli.running import by_modality, copy_model, one_method, recipe_of, run, train_all_epochs
 from torchmsaf.cli.settings import ConfigParser, add_rows, add_training, read_settings
 from torchmsaf.errors import DataError, TorchmsafError, require
 
@@ -126,7 +126,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     settings = _read(options, one=True)
-    method = settings["method"] or "msaf:block_dropout=0.2"
+    method = one_method(settings["method"] or "msaf:block_dropout=0.2")
     fold, seed = settings["fold"] or 0, settings["seed"] or 0
     if seed < 0:
         raise DataError(f"seed is {seed}; 0 or more is needed")

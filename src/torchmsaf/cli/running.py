@@ -76,6 +76,17 @@ def run(comparison: Comparison, settings: Mapping[str, Any], name: str) -> Path:
     return out
 
 
+def one_method(text: str) -> str:
+    """The method of a training of one.
+
+    Raises:
+        DataError: several are asked for.
+    """
+    if text.strip() == "all":
+        raise DataError("--method takes one method; compare takes several")
+    return text
+
+
 def copy_model(folder: Path, method: MethodChoice) -> None:
     """Put the weights of a method's one training beside the table, as ``model.safetensors``."""
     from torchmsaf.data.whole_files import whole_file

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchmsaf.cli.running import copy_model, recipe_of, run
+from torchmsaf.cli.running import copy_model, one_method, recipe_of, run
 from torchmsaf.cli.settings import ConfigParser, add_rows, add_training, read_settings
 from torchmsaf.errors import DataError
 
@@ -37,7 +37,7 @@ def _add_data(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 def _add_comparison(parser: argparse.ArgumentParser) -> None:
     _add_data(parser)
     add_rows(parser, "sentiment")
-    told = "add MSAF with other block channels, BlockDropout and segments, one at a time (Table 4 of the paper)"
+    told = "MSAF with other block channels, BlockDropout and segments, one at a time, as the paper's Table 4 does"
     parser.add_argument("--ablation", help=told, action="store_true", default=argparse.SUPPRESS)
     add_training(parser, "sentiment")
 
@@ -71,14 +71,19 @@ def _read(options: argparse.Namespace, *, one: bool) -> dict[str, Any]:
 def _comparison(
     settings: dict[str, Any], methods: Sequence[str], seeds: Sequence[int], *, ablation: bool = False
 ) -> Comparison:
+    from torchmsaf.data.sequences import modalities_of
     from torchmsaf.experiments import choose_methods
     from torchmsaf.experiments.sentiment import sentiment_comparison
+    from torchmsaf.tasks.systems.registry import SYSTEMS
 
     prepared = settings["prepared"]
     regression = prepared.parameters.get("classes") is None
+    named = modalities_of(prepared)
+    if "methods" not in settings["given"]:  # those shipped are for three modalities
+        methods = [text for text in methods if text not in SYSTEMS or SYSTEMS[text].takes(named)]
     return sentiment_comparison(
         prepared,
-        choose_methods(methods, regression=regression, modalities=3, systems=True),
+        choose_methods(methods, regression=regression, modalities=len(named), named=named),
         ablation=ablation,
         seeds=seeds,
         recipe=recipe_of(settings),
@@ -100,6 +105,6 @@ def _train(options: argparse.Namespace) -> None:
     seed = settings["seed"] or 0
     if seed < 0:
         raise DataError(f"seed is {seed}; 0 or more is needed")
-    comparison = _comparison(settings, [settings["method"] or "msaf"], [seed])
+    comparison = _comparison(settings, [one_method(settings["method"] or "msaf")], [seed])
     folder = run(comparison, settings, f"sentiment-{comparison.methods[0].name}-seed-{seed}")
     copy_model(folder, comparison.methods[0])

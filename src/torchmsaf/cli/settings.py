@@ -14,16 +14,16 @@ from torchmsaf.errors import DataError, require
 def add_training(parser: argparse.ArgumentParser, name: str) -> None:
     """What every training has. An option that is not given is not in the result; defaults are in ``configs/``."""
     add = _Adder(parser.add_argument_group("training"), name)
-    told = "test with noise on one modality after the other, in standard deviations of its training samples; none: no noise"
+    told = "test with noise on one modality after the other, in standard deviations in training; --noise alone: without"
     add("--noise", told, type=float, nargs="*", metavar="LEVEL")
     add("--config", "YAML with any of these options by name; the command line wins", type=Path)
-    folder = f"runs/{name}…" if name == "emotion" else f"runs/{name}"
+    folder = f"runs/{name}…" if name in ("emotion", "sentiment") else f"runs/{name}"
     add("--out", "result folder", otherwise=f"{folder}, or the first free {folder}-2, …", type=Path)
     add("--resume", "go on with what was interrupted in --out", action="store_true")
     add("--epochs", "budget of each training", type=int)
     add("--patience", "epochs without a better one on validation before it stops", type=int)
-    add("--batch-size", "samples a batch", type=int)
-    add("--learning-rate", "of Adam", type=float)
+    add("--batch-size", "samples a batch; systems may have their own", type=int)
+    add("--learning-rate", "of Adam; systems may have their own", type=float)
     add("--fusion-learning-rate", "of what the fusion adds", otherwise="the same", type=float)
     add("--weight-decay", "of Adam", type=float)
     told = "bf16: train in bfloat16 where that is safe; no: in float32"

@@ -49,7 +49,7 @@ def _methods(options: argparse.Namespace) -> None:
     for system in list_systems():
         able = {"classification": system.classification, "regression": system.regression}
         tasks = ", ".join(name for name, can in able.items() if can)
-        taken = ", ".join(getattr(system.build, "needs", ())) or "2 or more"
+        taken = ", ".join(system.needs) or "2 or more"
         lines.append((system.name, "system", str(system.year), taken, tasks, system.paper))
     widths = [max(len(line[k]) for line in lines) + 2 for k in range(5)]
     for *cells, paper in lines:

@@ -9,11 +9,14 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchmsaf.data.folds import make_protocol
+from torchmsaf.data.joined import joined
 from torchmsaf.data.prepared import Prepared
 from torchmsaf.data.samples import PARTS, Samples
 from torchmsaf.data.stored import StoredFeatures
@@ -28,7 +31,8 @@ _AT_ONCE = 2**16  # steps
 class Sequences(StoredFeatures):
     """One modality of prepared utterances: ``(n, C, T)``, zeros behind each one's end.
 
-    The files are read once a process, all utterances end to end; padding is made batch by batch.
+    All utterances lie end to end in a file that processes share (:mod:`torchmsaf.data.joined`); padding is made batch by
+    batch.
 
     Args:
         prepared: where they are read.
@@ -78,12 +82,16 @@ class Sequences(StoredFeatures):
             return None
         flat = self._flat()
         places = torch.cat([torch.arange(int(s), int(s + k)) for s, k in zip(*self._spans(rows), strict=True)])
-        some = [flat[piece] for piece in places.split(_AT_ONCE)]
-        mean = torch.stack([x.double().sum(0) for x in some]).sum(0) / len(places)
-        variance = torch.stack([(x.double() - mean).square().sum(0) for x in some]).sum(0) / len(places)
-        low = torch.stack([x.amin(0) for x in some]).amin(0)
-        high = torch.stack([x.amax(0) for x in some]).amax(0)
-        return mean, torch.where(low == high, 1.0, variance.sqrt())
+        total = torch.zeros(self.shape[1], dtype=torch.float64)
+        low, high = torch.full((self.shape[1],), torch.inf), torch.full((self.shape[1],), -torch.inf)
+        for piece in places.split(_AT_ONCE):
+            x = flat[piece]
+            total, low, high = total + x.double().sum(0), x.amin(0).minimum(low), x.amax(0).maximum(high)
+        mean = total / len(places)
+        squares = torch.stack([(flat[piece].double() - mean).square().sum(0) for piece in places.split(_AT_ONCE)]).sum(
+            0
+        )
+        return mean, torch.where(low == high, 1.0, (squares / len(places)).sqrt())
 
     def scaled(self, mean: Tensor, std: Tensor) -> Sequences:
         """The same utterances, scaled."""
@@ -96,17 +104,14 @@ class Sequences(StoredFeatures):
 
     def _flat(self) -> Tensor:
         """All steps of all prepared utterances, ``(total, C)``."""
-        key = (str(self.prepared.path), self.name)
-        found = _READ.get(key)
-        if found is None or found[0] != self.prepared.fingerprint:
-            some = [self.prepared.read(row, self.name) for row in range(len(self.prepared))]
-            found = (self.prepared.fingerprint, torch.cat([x.float() for x in some]))
-            _READ[key] = found
-        return found[1]
+        key = (str(self.prepared.path), self.prepared.fingerprint, self.name)
+        if key not in _READ:
+            _READ[key] = joined(self.prepared, self.name)
+        return _READ[key]
 
 
-# of this process: (folder, modality) -> fingerprint and values
-_READ: dict[tuple[str, str], tuple[str, Tensor]] = {}
+# of this process: folder, fingerprint and modality -> values, mapped from a file
+_READ: dict[tuple[str, str, str], Tensor] = {}
 
 
 def _shape(prepared: Prepared, row: int, name: str, steps: int) -> tuple[int, int]:
@@ -119,13 +124,22 @@ def _shape(prepared: Prepared, row: int, name: str, steps: int) -> tuple[int, in
     return shape[0], shape[1]
 
 
+def modalities_of(prepared: Prepared) -> tuple[str, ...]:
+    """The modalities that :func:`sequence_samples` gives."""
+    shapes = prepared.entries[0].shapes if len(prepared) else {}
+    return tuple(
+        name for name in MODALITIES if name != "text" or name in shapes or prepared.parameters.get("text") == "words"
+    )
+
+
 def sequence_samples(prepared: Prepared, name: str | None = None) -> tuple[Samples, tuple[str, ...] | None]:
     """Prepared utterances as samples with video, audio and text, their videos as groups, and their parts.
 
     Features are scaled later, by channel. With the alignment ``published`` they are left as they are, and have no
     lengths: padding is a part of them, as in the authors' code.
 
-    Where words are to be learned, they are numbers: a vocabulary of all words that the part ``train`` has twice or more.
+    Where words are to be learned, they are numbers of a vocabulary: all words that the samples which train (as
+    :func:`make_protocol` splits) have twice or more.
 
     Args:
         prepared: as ``torchmsaf prepare mosei`` makes it.
@@ -155,22 +169,10 @@ def sequence_samples(prepared: Prepared, name: str | None = None) -> tuple[Sampl
     parts = tuple(_text(one, "part", own) for one, own in zip(facts, ids, strict=True))
     if wrong := sorted(set(parts) - set(PARTS)):
         raise DataError(f"{prepared.path}: parts {wrong} are none of {', '.join(PARTS)}: prepare it again")
-    tokens, vocabulary = {}, None
-    if prepared.parameters.get("text") == "words":
-        words = [[str(word) for word in one.get("words") or ()][:steps] for one in facts]
-        if empty := [own for own, some in zip(ids, words, strict=True) if not some]:
-            raise DataError(
-                f"{prepared.path}: {len(empty)} utterances have no words, the first {empty[0]}: prepare it again, with "
-                "--text-model or --text none"
-            )
-        counts = Counter(word for part, some in zip(parts, words, strict=True) if part == "train" for word in some)
-        vocabulary = tuple(sorted(word for word, count in counts.items() if count > 1))
-        features["text"], lengths["text"] = _numbers(words, vocabulary, steps)
-        tokens["text"] = len(vocabulary) + _FIRST_WORD
     classes = prepared.parameters.get("classes")
     targets = [_number(one, own) for one, own in zip(facts, ids, strict=True)]
     groups = tuple(_text(one, "group", own) for one, own in zip(facts, ids, strict=True))
-    said = [prepared.fingerprint, targets, parts, groups, vocabulary]
+    said = [prepared.fingerprint, targets, parts, groups]
     samples = Samples(
         name=name or prepared.set_name,
         features=features,
@@ -182,9 +184,32 @@ def sequence_samples(prepared: Prepared, name: str | None = None) -> tuple[Sampl
         parts=parts,
         fingerprint=hashlib.sha256(json.dumps(said).encode()).hexdigest(),
         lengths=lengths,
-        tokens=tokens,
     )
-    return samples, vocabulary
+    return _with_words(samples, prepared, steps) if prepared.parameters.get("text") == "words" else (samples, None)
+
+
+def _with_words(samples: Samples, prepared: Prepared, steps: int) -> tuple[Samples, tuple[str, ...]]:
+    """The same samples with their words as numbers, of a vocabulary that those who train have."""
+    words = [[str(word) for word in entry.facts.get("words") or ()][:steps] for entry in prepared.entries]
+    if empty := [own for own, some in zip(samples.ids, words, strict=True) if not some]:
+        raise DataError(
+            f"{prepared.path}: {len(empty)} utterances have no words, the first {empty[0]}: prepare it again, with "
+            "--text-model or --text none"
+        )
+    (fold,) = make_protocol(samples).folds
+    counts = Counter(word for row in fold.train.tolist() for word in words[row])
+    vocabulary = tuple(sorted(word for word, count in counts.items() if count > 1))
+    numbers, lengths = _numbers(words, vocabulary, steps)
+    said = [samples.fingerprint, vocabulary, words]
+    changed = replace(
+        samples,
+        features={**samples.features, "text": numbers},
+        present=torch.ones(len(words), len(samples.features) + 1, dtype=torch.bool),
+        lengths={**samples.lengths, "text": lengths},
+        tokens={"text": len(vocabulary) + _FIRST_WORD},
+        fingerprint=hashlib.sha256(json.dumps(said).encode()).hexdigest(),
+    )
+    return changed, vocabulary
 
 
 def _numbers(words: Sequence[Sequence[str]], vocabulary: Sequence[str], steps: int) -> tuple[Tensor, Tensor]:

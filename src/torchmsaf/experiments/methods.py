@@ -82,7 +82,7 @@ def _number(value: Any) -> Any:
 
 
 def choose_methods(
-    texts: Sequence[str] | None, *, regression: bool, modalities: int | None = None, systems: bool = False
+    texts: Sequence[str] | None, *, regression: bool, modalities: int | None = None, named: Sequence[str] = ()
 ) -> list[MethodChoice]:
     """The methods asked for; ``all``, or None, is every one that fits the data, and MSAF with an identity start too.
 
@@ -90,14 +90,14 @@ def choose_methods(
         texts: as :func:`parse_method` reads them, or ``all``.
         regression: whether the target is a number.
         modalities: how many there are; ``all`` leaves out methods that do not take so many. None = it does not matter.
-        systems: whether ``all`` has the published systems too, which take video, audio and text.
+        named: the modalities, where published systems may take them by their names; ``all`` then has those that can.
 
     Raises:
         FusionInputError: a method twice, or one that cannot do regression.
     """
     choices: list[MethodChoice] = []
     for text in ["all"] if texts is None else texts:
-        asked = _all_methods(regression, modalities, systems) if text == "all" else [parse_method(text)]
+        asked = _all_methods(regression, modalities, named) if text == "all" else [parse_method(text)]
         for choice in asked:
             if choice in choices:
                 raise FusionInputError(f"method {text!r} is given twice")
@@ -107,8 +107,8 @@ def choose_methods(
     return choices
 
 
-def _all_methods(regression: bool, modalities: int | None, systems: bool) -> list[MethodChoice]:
+def _all_methods(regression: bool, modalities: int | None, named: Sequence[str]) -> list[MethodChoice]:
     able = [one for one in list_fusions() if (one.regression or not regression) and one.takes(modalities)]
-    whole = [one for one in list_systems() if systems and (one.regression if regression else one.classification)]
+    whole = [one for one in list_systems() if one.takes(named) and (one.regression or not regression)]
     identity = MethodChoice("msaf", {"identity_start": True})
     return [*(MethodChoice(one.name) for one in able), identity, *(MethodChoice(one.name) for one in whole)]

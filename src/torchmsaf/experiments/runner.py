@@ -1,4 +1,4 @@
-"""The trainings of one fold and seed: the unimodal networks, then every method from the same weights on the same batches."""
+"""The trainings of one fold and seed: the unimodal networks, then every method, on the same batches."""
 
 from __future__ import annotations
 
@@ -233,12 +233,14 @@ class Runner:
 
 
 def _spread(part: Part) -> Tensor:
-    """Standard deviation of each channel, ``(C,)``, over at most 64 samples spread over all of one modality."""
+    """Standard deviation of each channel, ``(C,)``, over what is real of at most 64 samples spread over one modality."""
     rows = torch.linspace(0, len(part) - 1, min(len(part), 64)).round().long().unique()
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for row in rows.tolist():
-        x = part.features[0][torch.tensor([row])]
-        x = x.reshape(x.shape[1], -1).double()
+        x = part.features[0][torch.tensor([row])][0]
+        if part.lengths and (own := part.lengths[0]) is not None:
+            x = x[:, : int(own[row])]
+        x = x.flatten(1).double() if x.dim() > 1 else x[:, None].double()
         count, total, squares = count + x.shape[1], total + x.sum(1), squares + x.square().sum(1)
     mean = total / count
     return (squares / count - mean.square()).clamp(min=0).sqrt().float()

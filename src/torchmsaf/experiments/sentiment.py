@@ -8,15 +8,14 @@ from typing import Any
 
 from torchmsaf.data.folds import Protocol, make_protocol
 from torchmsaf.data.prepared import Prepared
-from torchmsaf.data.samples import Samples
+from torchmsaf.data.samples import PARTS, Samples
 from torchmsaf.data.sequences import sequence_samples
+from torchmsaf.data.sets import SETS
 from torchmsaf.experiments.compare import Comparison
 from torchmsaf.experiments.methods import MethodChoice
 from torchmsaf.tasks.recipe import Recipe
 from torchmsaf.tasks.sentiment import MSAF, NETWORKS, network_options
 
-# what files call the data sets, and people do
-TITLES = {"mosei": "CMU-MOSEI", "mosi": "CMU-MOSI", "ur_funny": "UR-FUNNY"}
 _FOLDS = "Zadeh et al., CMU-MultimodalSDK, standard folds"
 
 
@@ -47,10 +46,13 @@ def sentiment_comparison(
         DataError: it was prepared from other data than utterances.
         ProtocolError: a part is empty, or a video is in two.
     """
-    samples, vocabulary = sequence_samples(prepared, TITLES.get(prepared.set_name, prepared.set_name))
+    samples, vocabulary = sequence_samples(
+        prepared, SETS[prepared.set_name].title if prepared.set_name in SETS else None
+    )
     steps = next(iter(samples.features.values())).shape[2]
     chosen = [_of_paper(choice, steps) for choice in [*methods, *(ablation_methods(steps) if ablation else ())]]
     chosen = [choice for number, choice in enumerate(chosen) if choice not in chosen[:number]]
+    options = network_options(samples.tokens)
     made_up = any(entry.facts.get("made_up") for entry in prepared.entries)
     alignment = prepared.parameters["alignment"]
     about = {"task": "sentiment", "set": prepared.set_name, "made_up": made_up, "parameters": dict(prepared.parameters)}
@@ -67,8 +69,8 @@ def sentiment_comparison(
         seeds=tuple(seeds),
         recipe=recipe or Recipe(),
         kind="sentiment" if samples.regression else "classification",
-        networks=NETWORKS,
-        network_options=network_options(samples.tokens),
+        networks={name: NETWORKS[name] for name in samples.modalities},
+        network_options={name: options[name] for name in samples.modalities},
         noise=noise,
         about=about,
         starts=False,
@@ -103,10 +105,15 @@ def _of_paper(choice: MethodChoice, steps: int) -> MethodChoice:
 
 
 def _protocol(samples: Samples, prepared: Prepared) -> Protocol:
-    protocol = make_protocol(samples)
-    if prepared.parameters.get("folds") != "standard":
-        return protocol
-    counts = ", ".join(f"{(samples.parts or ()).count(part)} {part}" for part in ("train", "validation", "test"))
-    return replace(
-        protocol, name="standard", description=f"Standard folds by video ({counts} utterances)", citation=_FOLDS
+    protocol, folds = make_protocol(samples), str(prepared.parameters.get("folds"))
+    counts = ", ".join(f"{(samples.parts or ()).count(part)} {part}" for part in PARTS if part in (samples.parts or ()))
+    drawn = (
+        "" if "validation" in (samples.parts or ()) else "; validation: videos of the training part, drawn at random"
     )
+    if folds == "standard":
+        said, name, citation = "Standard folds", "standard", _FOLDS
+    elif folds.startswith("file"):
+        said, name, citation = f"Folds of a {folds}, not the standard ones", folds, None
+    else:
+        return protocol
+    return replace(protocol, name=name, description=f"{said}, by video ({counts} utterances){drawn}", citation=citation)

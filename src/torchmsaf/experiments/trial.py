@@ -16,6 +16,7 @@ from torchmsaf.experiments.methods import MethodChoice
 from torchmsaf.tasks.model_file import ModelSpec, NetworkSpec, kind_of_systems, load_pretrained
 from torchmsaf.tasks.models import Model
 from torchmsaf.tasks.network import FusedNetwork
+from torchmsaf.tasks.systems.base import System
 
 if TYPE_CHECKING:
     from torchmsaf.experiments.compare import Comparison
@@ -61,7 +62,25 @@ def check_networks(comparison: Comparison) -> None:
             if count > MOST_PARAMETERS:
                 raise FusionInputError(f"{count:,} parameters: check its options")
             with torch.device(device):
-                _run(comparison, _model(comparison, choice), comparison.samples.modalities)
+                network = _model(comparison, choice)
+                _run(comparison, network, comparison.samples.modalities)
+            _check_batches(comparison, network)
+
+
+def _check_batches(comparison: Comparison, network: Model) -> None:
+    """There are as many training samples, with all modalities, as the batches of a network need."""
+    least = network.least_batch
+    if not isinstance(network, System) or least <= 2:
+        return
+    size = network.batch_size or comparison.recipe.batch_size
+    for fold in comparison.protocol.folds:
+        whole = comparison.samples.present[torch.from_numpy(fold.train)].all(1)
+        of_a_batch = size * whole.double().mean().item()
+        if int(whole.sum()) < least or of_a_batch < least:
+            raise FusionInputError(
+                f"it needs batches of {least} samples that have all modalities; fold {fold.index} has {int(whole.sum())} "
+                f"such of {len(whole)} to train on, {of_a_batch:.0f} a batch: leave it out, or give it a smaller width"
+            )
 
 
 def _model(comparison: Comparison, choice: MethodChoice) -> Model:

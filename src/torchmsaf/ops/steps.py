@@ -7,6 +7,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from torchmsaf.errors import FusionInputError
+
 
 def step_mask(lengths: Tensor, steps: int) -> Tensor:
     """``(B,)`` lengths to ``(B, T)`` booleans, True = a real step."""
@@ -24,3 +26,16 @@ def last_step(x: Tensor, lengths: Tensor) -> Tensor:
     index = (lengths - 1).clamp(min=0).view(-1, 1, 1).expand(-1, 1, x.shape[2])
     last = x.gather(1, index).squeeze(1)
     return torch.where(lengths[:, None] > 0, last, 0)
+
+
+def check_lengths(lengths: Tensor, batch: int, steps: int, of: str) -> None:
+    """Lengths are ``(B,)`` whole numbers; that they are 0 to T is not looked at, which would wait for the device.
+
+    Raises:
+        FusionInputError: they are something else; the message begins with what they are of.
+    """
+    whole = not (lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool)
+    if tuple(lengths.shape) != (batch,) or not whole:
+        raise FusionInputError(
+            f"lengths of {of}: expected whole numbers ({batch},), 0 to {steps}, got {lengths.dtype} {tuple(lengths.shape)}"
+        )

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from torchmsaf.data.stored import Features, StoredFeatures
+from torchmsaf.ops.steps import step_mask
 from torchmsaf.tasks.augment import Augmentation, Noise
 
 T = TypeVar("T")
@@ -71,6 +72,10 @@ class Part(Dataset[Batch]):
         if self.noise is not None:
             inputs[self.noise.modality] = self.noise(inputs[self.noise.modality], index)
         lengths = [None if own is None else own[index] for own in self.lengths or [None] * len(inputs)]
+        if self.noise is not None or self.augment:
+            for m, own in enumerate(lengths):
+                if own is not None:  # padding stays zeros
+                    inputs[m] = inputs[m].masked_fill(~step_mask(own, inputs[m].shape[2])[:, None], 0)
         return Batch(inputs, self.target[index], self.present[index], lengths)
 
     @property

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from torchmsaf.backbones.by_rank import network_for
-from torchmsaf.errors import DataError, TorchmsafError, in_one_line, require
+from torchmsaf.errors import DataError, FusionInputError, TorchmsafError, in_one_line, require
 from torchmsaf.ops.checks import is_integer
 from torchmsaf.tasks import emotion, sentiment
 from torchmsaf.tasks.models import Model
@@ -19,7 +19,8 @@ from torchmsaf.tasks.network import FusedNetwork, module_name
 from torchmsaf.tasks.systems.base import Kind
 from torchmsaf.tasks.systems.registry import SYSTEMS, create_system
 
-_KEY, _FORMAT = "torchmsaf", 1
+_KEY, _FORMAT = "torchmsaf", 2
+_OLD = (1,)  # which has no joint networks and no systems, and is read as it is
 # what a file may have called; by a prefix it could reach every function of torchmsaf, with arguments of its choice
 _PLACES = ("torchmsaf.backbones", "torchmsaf.backbones.staged")
 _OWN = {*emotion.NETWORKS.values(), *sentiment.NETWORKS.values()}
@@ -73,6 +74,8 @@ class ModelSpec:
             FusionInputError: a network or a method that cannot be built.
         """
         if self.method in SYSTEMS:
+            if taken := {"shapes", "outputs", "kind", "tokens"} & set(self.options):
+                raise FusionInputError(f"{self.method}: {min(taken)!r} is set by the task, and is no option")
             return create_system(
                 self.method,
                 {name: one.shape for name, one in self.networks.items()},
@@ -157,8 +160,8 @@ def read_spec(path: str | Path) -> ModelSpec:
         )
     try:
         content = json.loads(metadata[_KEY])
-        if (found := content.pop("format")) != _FORMAT:
-            raise ValueError(f"its format is {found!r}, and this torchmsaf knows {_FORMAT}; use a newer one")
+        if (found := content.pop("format")) not in (*_OLD, _FORMAT):
+            raise ValueError(f"its format is {found!r}, and this torchmsaf knows up to {_FORMAT}; use a newer one")
         networks = content.pop("networks")
         specs = {name: NetworkSpec(tuple(one["shape"]), one["path"], one["options"]) for name, one in networks.items()}
         return _checked(ModelSpec(networks=specs, **content))

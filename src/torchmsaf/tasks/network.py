@@ -19,7 +19,7 @@ from torchmsaf.fusion.multiplication import Multiplication
 from torchmsaf.fusion.registry import METHODS, create_fusion, find_method
 from torchmsaf.ops.checks import is_integer
 from torchmsaf.ops.modes import evaluating
-from torchmsaf.ops.steps import step_mask
+from torchmsaf.ops.steps import check_lengths, step_mask
 from torchmsaf.ops.support import over_samples
 from torchmsaf.tasks.fused import Fused
 
@@ -163,6 +163,9 @@ class FusedNetwork(nn.Module):
             raise FusionInputError(f"expected the lengths of {len(nets)} networks, None or (B,), got {len(lengths)}")
         if present is not None:
             check_flags(present, inputs[0].shape[0], len(nets))
+        for name, x, own in zip(self.networks, inputs, lengths or (), strict=lengths is not None):
+            if own is not None:
+                check_lengths(own, len(x), x.shape[-1], f"network {name!r}")
         return [
             _Way(
                 net,

@@ -220,3 +220,29 @@ def test_rows_that_do_not_count_are_kept_from_batch_norm() -> None:
 def test_wrong_options_of_models_without_labels(kind: type[LabelFree], options: dict[str, Any], said: str) -> None:
     with pytest.raises(FusionInputError, match=said):
         build(kind, **options)
+
+
+@ALL
+def test_what_is_embedded_is_normalized_by_all_training_samples_after_calibration(kind: type[LabelFree]) -> None:
+    """Where the moving averages of a few batches are still far from what they follow."""
+    net, inputs = build(kind), [20 * x + 50 for x in batch(64)]
+    net.train()(inputs)
+    modes = [module.training for module in net.modules()]
+    lagging = net.embed(inputs)
+    net.calibrate([(inputs, None, None)])
+    embedded = net.embed(inputs)
+    assert [module.training for module in net.modules()] == modes
+    views = slice(0, 3 if kind is ICCN else 6)  # the text of ICCN, which comes next, is as it is
+    torch.testing.assert_close(embedded[:, views].mean(0), torch.zeros(views.stop), rtol=0, atol=0.02)
+    assert float(lagging[:, views].mean(0).abs().max()) > 0.1
+    torch.testing.assert_close(embedded[:, views].std(0, correction=0), torch.ones(views.stop), rtol=0, atol=0.05)
+
+
+def test_calibration_in_pieces_is_near_that_of_the_whole() -> None:
+    net, inputs = build(OneStepDCCA), batch(64)
+    net.calibrate([(inputs, None, None)])
+    whole = net.embed(inputs)
+    net.calibrate([([x[rows] for x in inputs], None, None) for rows in torch.arange(64).split(32)])
+    torch.testing.assert_close(net.embed(inputs), whole, rtol=0, atol=0.5)
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm1d)]
+    assert {norm.momentum for norm in norms} == {0.1}

@@ -171,3 +171,15 @@ def test_wrong_shapes_and_classes() -> None:
         net.fit(x, y[:, None], "regression")
     with pytest.raises(FusionInputError, match=r"expected class indices from 0 to 1, got 0 to 5"):
         net.fit(x, torch.arange(6), "classification")
+
+
+def test_a_column_of_rounding_has_no_weight() -> None:
+    """A constant in float32, averaged over different numbers of steps, is no constant any more; nor is it information."""
+    x, y = samples(200, 3)
+    noise = 3.7 + 2e-7 * torch.randn(200, 1, dtype=torch.float64)
+    for column in (noise, noise - noise.mean()):  # as it is, and as batch norm centres it
+        net = LinearPredictor(4, 1).double()
+        net.fit(torch.cat([x, column], 1), y, "regression")
+        assert float(net.weight[0, 3]) == 0.0
+        changed = torch.cat([x, column + 0.1], 1)
+        torch.testing.assert_close(net(changed), net(torch.cat([x, column], 1)))

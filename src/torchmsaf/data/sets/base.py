@@ -22,6 +22,7 @@ class DataSet:
         utterances: part -> how many there are by the paper; empty when that is not known. Other counts are explained.
         sequences: ``words``, ``labels``, ``video``, ``audio``, ``text`` -> what names of computational sequences (their
             root or file, small letters and digits alone) contain, what is preferred first.
+        limits: the smallest and the largest target; None = there are classes.
         reader: reads the files of a set that comes in its own, with the set, the folder, the settings and perhaps folds.
             None = computational sequences, aligned pickles or vectors, which are told apart by content.
     """
@@ -33,4 +34,5 @@ class DataSet:
     classes: tuple[str, ...] | None
     utterances: Counts
     sequences: Mapping[str, tuple[str, ...]]
+    limits: tuple[float, float] | None = None
     reader: Callable[..., Any] | None = None

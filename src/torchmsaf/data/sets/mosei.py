@@ -13,6 +13,7 @@ MOSEI = DataSet(
     url="http://multicomp.cs.cmu.edu/resources/cmu-mosei-dataset",
     citation="Zadeh, Liang, Poria, Cambria and Morency, ACL 2018",
     classes=None,
+    limits=(-3.0, 3.0),
     utterances={"train": 16_322, "validation": 1_871, "test": 4_659},
     sequences={
         "words": ("timestampedwords", "words"),

@@ -13,6 +13,7 @@ MOSI = DataSet(
     url="http://multicomp.cs.cmu.edu/resources/cmu-mosi-dataset",
     citation="Zadeh, Zellers, Pincus and Morency, arXiv 1606.06259, 2016",
     classes=None,
+    limits=(-3.0, 3.0),
     utterances={"train": 1_284, "validation": 229, "test": 686},
     sequences={
         "words": ("modifiedtimestampedwords", "timestampedwords", "words"),

@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +15,14 @@ from torchmsaf.backbones.word_embedding import WordEmbedding
 from torchmsaf.errors import FusionInputError
 from torchmsaf.fusion.base import Criterion, TrainingRule, check_flags
 from torchmsaf.ops.checks import check_integer
-from torchmsaf.ops.steps import step_mask
+from torchmsaf.ops.steps import check_lengths, step_mask
 from torchmsaf.tasks.fused import Fused
 
 Kind = Literal["classification", "regression", "sentiment"]
 WORD_WIDTH = 300  # of a learned word vector, as of GloVe, which the published models take
+
+
+Inputs: TypeAlias = tuple[Sequence[Tensor], Tensor | None, Sequence[Tensor | None] | None]
 
 
 class System(nn.Module):
@@ -121,7 +124,7 @@ class System(nn.Module):
             x = x.unsqueeze(2) if x.dim() == 2 else x  # (B, C, T)
             mask = present[:, m, None].expand(-1, x.shape[2])
             if end is not None:
-                _check_lengths(name, end, x.shape[0], x.shape[2])
+                check_lengths(end, x.shape[0], x.shape[2], repr(name))
                 mask = mask & step_mask(end.to(x.device), x.shape[2])
             real = mask.unsqueeze(1)
             x = torch.where(real, x, 0)
@@ -163,6 +166,13 @@ class System(nn.Module):
     ) -> Tensor:
         """What :meth:`refit` makes predictions of, ``(B, E)``, in evaluation mode; of closed-form systems alone."""
         raise NotImplementedError
+
+    def calibrate(self, batches: Iterable[Inputs]) -> None:
+        """Prepare for :meth:`embed` on all training samples, of closed-form systems alone. The default: nothing.
+
+        Args:
+            batches: inputs, ``present`` and ``lengths`` as :meth:`forward` takes them, piece by piece.
+        """
 
     def refit(self, embeddings: Tensor, target: Tensor) -> None:
         """Solve for the last layer on all training samples, of closed-form systems alone. The default: nothing.
@@ -209,13 +219,4 @@ def _check_input(name: str, x: object, channels: int, first: Tensor) -> None:
         raise FusionInputError(
             f"modality {name!r}: expected ({batch}, {channels}) or ({batch}, {channels}, T), got {tuple(x.shape)}; "
             "channels come before steps"
-        )
-
-
-def _check_lengths(name: str, lengths: Tensor, batch: int, steps: int) -> None:
-    whole = not (lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool)
-    if tuple(lengths.shape) != (batch,) or not whole:
-        raise FusionInputError(
-            f"lengths of {name!r}: expected whole numbers ({batch},), 0 to {steps}, got {lengths.dtype} "
-            f"{tuple(lengths.shape)}"
         )

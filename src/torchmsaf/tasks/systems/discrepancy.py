@@ -7,6 +7,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from torchmsaf.ops.precision import full_precision
+
 
 def gaussian_discrepancy(z: Tensor) -> Tensor:
     """The squared maximum mean discrepancy between vectors ``(N, D)`` and as many draws of a standard normal distribution.
@@ -22,6 +24,11 @@ def gaussian_discrepancy(z: Tensor) -> Tensor:
 
 def discrepancy(g: Tensor, z: Tensor) -> Tensor:
     """That of two batches of vectors, ``(N, D)`` each."""
+    with full_precision(z):  # the kernel is close to one
+        return _discrepancy(g.float() if g.dtype != torch.float64 else g, z.float() if z.dtype != torch.float64 else z)
+
+
+def _discrepancy(g: Tensor, z: Tensor) -> Tensor:
     joint = torch.cat([g, z])
     squares = joint.square().sum(1)
     distances = (squares[:, None] + squares - 2 * joint @ joint.T).clamp(min=0)

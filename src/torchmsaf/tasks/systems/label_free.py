@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torchmsaf.ops.checks import check_integer
 from torchmsaf.ops.correlation import canonical_correlation, check_options, least_samples
 from torchmsaf.ops.modes import evaluating
 from torchmsaf.tasks.fused import Fused
-from torchmsaf.tasks.systems.base import Kind, System
+from torchmsaf.tasks.systems.base import Inputs, Kind, System
 from torchmsaf.tasks.systems.linear_predictor import LinearPredictor
 
 
@@ -38,10 +38,11 @@ class Pair:
 class LabelFree(System):
     """A model whose loss is the negative canonical correlation of its views; labels come in with the last layer alone.
 
-    :meth:`refit` solves for the last layer; before that, predictions are zeros. The views end in batch norm without weights,
-    which is ours: a correlation is that of the views before it, but for the regularization, and a view that a sample has
-    not is zeros, which is the mean. For the same reason nothing is lost by leaving out the linear CCA that public code fits
-    to the views after training: a linear layer follows in any case.
+    :meth:`refit` solves for the last layer, which training does after each epoch, and validation chooses the epoch by its
+    predictions; before the first, predictions are zeros. The views end in batch norm without weights, which is ours: a
+    correlation is that of the views before it, but for the regularization, and a view that a sample has not is zeros, which
+    is the mean. The linear CCA that public code fits to the views after training is left out: the linear layer that follows
+    sees the same information, on other axes, which its penalty tells apart.
 
     A batch that is too small for the width is an error, as its views would correlate whatever the data are. Where a batch
     is large enough and too few of its samples have both views, that correlation is left out of its loss.
@@ -112,6 +113,27 @@ class LabelFree(System):
         """The embedding, ``(B, E)``, in evaluation mode and without a gradient; the mode is put back."""
         with evaluating(self):
             return self.view(*self.read(inputs, present, lengths))[0]
+
+    @torch.no_grad()
+    def calibrate(self, batches: Iterable[Inputs]) -> None:
+        """Measure batch norm's statistics anew, on pieces of all training samples; modes are put back.
+
+        The moving averages of training lag behind where an epoch has few batches, as with batches of hundreds: what is
+        embedded in evaluation mode would then be something else than what was trained.
+        """
+        norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+        momenta, training = [norm.momentum for norm in norms], self.training
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain mean over the pieces
+        self.train()
+        try:
+            for some in batches:
+                self.view(*self.read(*some))
+        finally:
+            self.train(training)
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
 
     def refit(self, embeddings: Tensor, target: Tensor) -> None:
         """Solve for the last layer on all training samples (:meth:`LinearPredictor.fit`)."""

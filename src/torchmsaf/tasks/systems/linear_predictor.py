@@ -54,8 +54,8 @@ class LinearPredictor(nn.Module):
     def fit(self, embeddings: Tensor, target: Tensor, kind: Kind) -> None:
         """Solve for the weights. The same samples in the same order give the same weights.
 
-        An entry that is the same for all samples gets the weight 0, and so does everything where one sample is all there
-        is, or one class. In regression the first output is fitted, and the others are 0.
+        An entry that is the same for all samples, but for rounding, gets the weight 0, and so does everything where one
+        sample is all there is, or one class. In regression the first output is fitted, and the others are 0.
 
         Args:
             embeddings: ``(n, E)``, n at least 1.
@@ -68,7 +68,8 @@ class LinearPredictor(nn.Module):
         x, y = self._check(embeddings, target, kind)
         mean = x.mean(0)
         scale = x.std(0)
-        constant = scale <= 1e-10 * np.abs(x).max(0)  # what is left of a constant column is rounding
+        # what is left of a constant column is the rounding of float32, which batch norm may have centred
+        constant = scale <= np.maximum(1e-5 * np.abs(x).max(0), 1e-4 * np.median(scale))
         scale[constant] = 1
         z = np.where(constant, 0, (x - mean) / scale)
         outputs = self.weight.shape[0]
@@ -87,8 +88,8 @@ class LinearPredictor(nn.Module):
             )
         if tuple(target.shape) != (len(embeddings),):
             raise FusionInputError(f"expected a target ({len(embeddings)},), one a sample, got {tuple(target.shape)}")
-        x = embeddings.detach().double().cpu().numpy()
-        y = target.detach().double().cpu().numpy()
+        x = embeddings.detach().cpu().double().numpy()
+        y = target.detach().cpu().double().numpy()
         for what, values in (("embeddings", x), ("target", y[:, None])):
             if len(wrong := np.nonzero(~np.isfinite(values).all(1))[0]):
                 raise FusionInputError(

@@ -30,7 +30,7 @@ class LMFNetwork(System):
     (github.com/thuiar/MMSA) takes for CMU-MOSEI: 16 for audio, 128 for video and text, a dropout of 0.2 and rank 4. It has
     a learning rate of 1e-3 for all, so the learning rate of their own that the authors give the factors is left out, and
     the rate is that of the comparison. The loss of values is the absolute error; the authors sum it over a batch, here it
-    is the mean, which is the same to Adam but for its epsilon.
+    is the mean, which is nearly the same to Adam without weight decay.
 
     Args:
         shapes: of ``text``, ``audio`` and ``video``, see :class:`System`.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torchmsaf.errors import FusionInputError
+from torchmsaf.ops.checks import check_integer, check_number
 from torchmsaf.tasks.systems.base import Kind, System
 from torchmsaf.tasks.systems.dcca import OneStepDCCA, TwoStepDCCA
 from torchmsaf.tasks.systems.iccn import ICCN
@@ -32,11 +33,20 @@ class SystemEntry:
     """
 
     name: str
-    build: Callable[..., System]
+    build: type[System]
     paper: str
     year: int
     regression: bool = True
     classification: bool = True
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The modalities it is made of, by name; empty = any two or more."""
+        return self.build.needs
+
+    def takes(self, modalities: Sequence[str]) -> bool:
+        """Whether it can be built for modalities of these names."""
+        return set(modalities) == set(self.needs) if self.needs else len(modalities) > 1
 
 
 _ALL = (
@@ -81,7 +91,8 @@ def create_system(
         outputs: K.
         kind: of the task.
         tokens: modality -> vocabulary size, of modalities that are word numbers.
-        **options: of its class.
+        **options: of its class; of all systems ``batch_size`` and ``learning_rate``, where training is to have others
+            than the model's own, or the recipe's.
 
     Raises:
         FusionInputError: no such model; a task or modalities that it does not fit; options that it does not take. The
@@ -92,14 +103,33 @@ def create_system(
         able = ", ".join(e.name for e in SYSTEMS.values() if (e.classification if entry.regression else e.regression))
         raise FusionInputError(f"{name}: it is not for {kind}; use one of {able}")
     try:
-        return entry.build(shapes, outputs, kind=kind, tokens=tokens, **options)
+        own = inspect.signature(entry.build).parameters
+        training = {
+            key: options.pop(key) for key in ("batch_size", "learning_rate") if key in options and key not in own
+        }
+        system = entry.build(shapes, outputs, kind=kind, tokens=tokens, **options)
+        _set_training(system, **training)
+        return system
     except FusionInputError as error:
         said = str(error)
         raise FusionInputError(said if said.startswith(f"{name}: ") else f"{name}: {said}") from error
     except (TypeError, RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
         first = str(error).partition("\n")[0]  # torch adds a stack of addresses
-        arguments = ", ".join(inspect.signature(entry.build).parameters)
+        set_by_task = ("shapes", "outputs", "kind", "tokens")
+        arguments = ", ".join(key for key in inspect.signature(entry.build).parameters if key not in set_by_task)
         raise FusionInputError(f"{name}: {first.split('__init__() ')[-1]}; its arguments are: {arguments}") from error
+
+
+def _set_training(system: System, batch_size: Any = None, learning_rate: Any = None) -> None:
+    """Change what a model asks of its training."""
+    if batch_size is not None:
+        system.batch_size = check_integer("batch_size", batch_size, advice="None is the model's own")
+        if system.batch_size < system.least_batch:
+            raise FusionInputError(f"batch_size is {system.least_batch} or more, got {batch_size}")
+    if learning_rate is not None:
+        if not check_number("learning_rate", learning_rate) > 0:
+            raise FusionInputError(f"learning_rate is greater than 0, got {learning_rate!r}")
+        system.learning_rate = float(learning_rate)
 
 
 def list_systems() -> list[SystemEntry]:

@@ -180,7 +180,10 @@ def test_the_report_says_how_many_there_are_and_why_not_more(raw: Path) -> None:
 def test_standard_folds_are_compared_with_the_paper(raw: Path) -> None:
     """Only videos that the standard folds have are used; what is missing is counted."""
     (raw / "folds.json").unlink()
-    with pytest.raises(DataError, match="not one utterance could be prepared; refused are\n  -first: is in no fold\n"):
+    said = (
+        "not one utterance could be prepared; refused are\n  -first: is in no fold of the standard ones; --folds FILE"
+    )
+    with pytest.raises(DataError, match=said):
         prepare(raw)
     write_csd(raw / "CMU_MOSEI_Labels.csd", "All Labels", {"hh04W3xXa5s": (np.ones((2, 7)), [[0, 1], [1, 2]])})
     words = np.array([[b"one"], [b"two"]])
@@ -447,3 +450,16 @@ def test_cmu_mosi_itself_is_whole_but_for_two_utterances(tmp_path: Path) -> None
     facts = entries(report)["03bSnISJMiM.0"].facts
     # as its transcript has it; the words of the file stand one row behind their times
     assert facts["words"] == ["anyhow", "it", "was", "really", "good"]
+
+
+def test_a_sentiment_out_of_its_range_is_refused(raw: Path) -> None:
+    with h5py.File(raw / "CMU_MOSEI_Labels.csd", "r+") as file:
+        file["All Labels/data/-first/features"][1, 0] = 30
+    assert reasons(prepare(raw))["-first.0"] == "its sentiment is 30; -3 to 3 is needed"
+
+
+def test_a_part_without_an_utterance_is_said(raw: Path) -> None:
+    folds = {"train": ["NOBODY"], "validation": ["second"], "test": ["-first", "third"]}
+    (raw / "folds.json").write_text(json.dumps(folds))
+    lines = list(prepare(raw).lines())
+    assert "  train: not one utterance, and a comparison needs some: do the folds name these videos?" in lines

@@ -2,8 +2,8 @@
 
 A pickle is a small program. Python's own reader imports what the program names and calls it, and so runs whatever a
 stranger put into the file. This reader is another one: it knows the steps that put data together, and the few names
-that NumPy, Python 2 and Python's own containers need, each with its own code (``pickle_names.py``). Any other name or
-step ends it (``pickle_steps.py``).
+that NumPy, Python 2 and Python's own containers need, each with its own code (``names.py``). Any other name or
+step ends it (``steps.py``).
 
 What is read stays in proportion to the file: arrays are views of its bytes, and what copies is counted. The keys of
 dicts are plain values, so no key is deep enough to exhaust the stack when it is hashed.

@@ -200,7 +200,7 @@ class _Reader:
         return self._published(label) if self.settings.alignment == "published" else self._by_word(label)
 
     def say(self, label: _Label) -> Said:
-        """What was said: the words of the steps, none with the published alignment; and the sentence.
+        """What was said: the words of the steps, none with the published alignment; and the sentence, a transcript's if any.
 
         Raises:
             DataError: nothing was, or the label has no time.
@@ -210,15 +210,16 @@ class _Reader:
                 f"its label goes from {label.start:g} s to {label.end:g} s; its end has to come after its start"
             )
         rows = self._rows("words", label.video)
+        kept: list[str] = []
         if self.settings.alignment == "published":
             spoken = [str(word) for word in rows_between(rows, label.start, label.end, moments=False).features]
-            kept: list[str] = []
+            sentence = " ".join(spoken)  # what that code gave its encoder, pauses and all
         else:
             spoken, _ = words_between(rows, label.start, label.end)
-            kept = spoken[: self.settings.steps]
+            kept, sentence = spoken[: self.settings.steps], self._sentence(label) or " ".join(spoken)
         if not spoken:
             raise DataError(_NO_WORDS)
-        return tuple(kept), self._sentence(label) or " ".join(spoken)
+        return tuple(kept), sentence
 
     def _by_word(self, label: _Label) -> Utterance:
         kept, sentence = self.say(label)

@@ -86,7 +86,7 @@ def _prepare(
     progress = _Progress(told, len(items), encoder is not None, already)
     vectors = _encoded(encoder, to_do, settings, out, progress) if encoder is not None else None
     for item in to_do:
-        reason = _write(item, source, vectors, writer)
+        reason = _write(item, source, vectors, writer, data_set.limits)
         if reason is not None:
             lost.append(Lost(item.id, item.id, reason, item.part))
         progress.aligned()
@@ -156,7 +156,11 @@ def _encoded(
 
 
 def _write(
-    item: Item, source: Source, vectors: Mapping[str, NDArray[Any]] | None, writer: PreparedWriter
+    item: Item,
+    source: Source,
+    vectors: Mapping[str, NDArray[Any]] | None,
+    writer: PreparedWriter,
+    limits: tuple[float, float] | None,
 ) -> str | None:
     """Prepare an utterance and write it, or say why it cannot be used. What stops the writing stops everything."""
     try:
@@ -165,6 +169,8 @@ def _write(
         raise
     except DataError as error:
         return str(error)
+    if limits is not None and not limits[0] <= utterance.target <= limits[1]:
+        return f"its sentiment is {utterance.target:g}; {limits[0]:g} to {limits[1]:g} is needed"
     arrays = dict(utterance.arrays)
     if source.text != "given":
         arrays.pop("text", None)

@@ -73,6 +73,8 @@ class Report:
         for part in PARTS:
             if self.utterances.get(part) or self.expected.get(part):
                 yield f"  {part}: {self._part(part)}"
+            elif part != "validation":  # which may be drawn from those who train
+                yield f"  {part}: not one utterance, and a comparison needs some: do the folds name these videos?"
         yield from self._why()
         for name, values in self.values.items():
             yield (

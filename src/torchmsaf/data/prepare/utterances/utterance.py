@@ -254,4 +254,6 @@ def given_folds(videos_by_part: Iterable[tuple[str, str]], where: Path) -> None:
 
 def in_no_fold(folds: Folds) -> str:
     """Why a video is refused that no fold has."""
-    return "is in no fold" if folds.name == "standard" else "is in no fold of the file of folds"
+    if folds.name == "standard":
+        return "is in no fold of the standard ones; --folds FILE gives others"
+    return "is in no fold of the file of folds"
