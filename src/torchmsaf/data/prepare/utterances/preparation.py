@@ -18,7 +18,7 @@ from torchmsaf.data.prepare.utterances.report import MOST_LINES, Report, count_e
 from torchmsaf.data.prepare.utterances.sources import open_source
 from torchmsaf.data.prepare.utterances.utterance import Item, Lost, Settings, Source
 from torchmsaf.data.prepared_writer import PreparedWriter
-from torchmsaf.data.sets import DataSet, find_set
+from torchmsaf.data.sets.base import DataSet
 from torchmsaf.data.shards import ID
 from torchmsaf.data.standard_folds import STANDARD_VIDEOS
 from torchmsaf.errors import DataError, MissingDependencyError, require
@@ -60,6 +60,8 @@ def prepare_sentiment(
             for; ``out`` cannot be written; or utterances were refused and ``strict`` is on: then no index is written.
         MissingDependencyError: an optional package is not installed.
     """
+    from torchmsaf.data.sets import find_set  # whose readers are of this package
+
     require("safetensors", "sentiment")
     data_set = find_set(data_set) if isinstance(data_set, str) else data_set
     source = open_source(data_set, Path(raw), settings, folds)
