@@ -89,9 +89,13 @@ def add_download(download: argparse.ArgumentParser) -> None:
 def add_convert(convert: argparse.ArgumentParser) -> None:
     """The options of ``torchmsaf convert``."""
     add = convert.add_argument
-    add("file", type=Path, help="weights as their authors released them: Kinetics ResNeXt, or MSAF's RAVDESS networks")
+    add(
+        "file",
+        type=Path,
+        help="weights as their authors released them: Kinetics ResNeXt, or MSAF's networks of RAVDESS and CMU-MOSEI",
+    )
     add("--out", type=Path, help="(default: FILE with .safetensors)")
-    kinds = ("kinetics", "ravdess-video", "ravdess-audio", "ravdess-fused")
+    kinds = ("kinetics", "ravdess-video", "ravdess-audio", "ravdess-fused", "mosei-fused")
     add("--kind", choices=kinds, help="(default: recognized by its keys)")
     add("--all", action="store_true", help="list every tensor that is not used, not five")
     convert.set_defaults(run=_convert, interrupted="nothing was written")

@@ -37,7 +37,7 @@ def _add_data(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 def _add_comparison(parser: argparse.ArgumentParser) -> None:
     _add_data(parser)
     add_rows(parser, "sentiment")
-    told = "MSAF with other block channels, BlockDropout and segments, one at a time, as the paper's Table 4 does"
+    told = "MSAF with other block channels, BlockDropout and segments, one at a time; the values are our guesses"
     parser.add_argument("--ablation", help=told, action="store_true", default=argparse.SUPPRESS)
     add_training(parser, "sentiment")
 

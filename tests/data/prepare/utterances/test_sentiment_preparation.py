@@ -463,3 +463,11 @@ def test_a_part_without_an_utterance_is_said(raw: Path) -> None:
     (raw / "folds.json").write_text(json.dumps(folds))
     lines = list(prepare(raw).lines())
     assert "  train: not one utterance, and a comparison needs some: do the folds name these videos?" in lines
+
+
+def test_published_text_is_the_words_whatever_the_transcripts_say(raw: Path, encoder: type[Encoder]) -> None:
+    """Pauses are among them; other transcripts give the same version."""
+    (raw / "-first.txt").write_text("-first___0___0.1___2.0___Oh, well.")
+    report = prepare(raw, Settings(alignment="published", text_model="some"))
+    assert entries(report)["-first.0"].facts["sentence"] == "Oh sp"
+    assert not any("transcripts" in line for line in report.lines())

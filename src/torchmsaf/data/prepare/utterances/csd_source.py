@@ -51,7 +51,7 @@ from torchmsaf.errors import DataError
 
 _SAME_TARGET = 0.05  # sentiments of two files may differ by that: one is rounded
 _SAME_TIME = 0.5  # of the union of two intervals, for them to be of one utterance
-_NO_WORDS = "has no words in its time, pauses left out"
+_NO_WORDS = "has no words in its time"
 
 
 def open_sequences(
@@ -200,7 +200,7 @@ class _Reader:
         return self._published(label) if self.settings.alignment == "published" else self._by_word(label)
 
     def say(self, label: _Label) -> Said:
-        """What was said: the words of the steps, none with the published alignment; and the sentence, a transcript's if any.
+        """What was said: the words of the steps, none with the published alignment; and the sentence.
 
         Raises:
             DataError: nothing was, or the label has no time.
@@ -218,7 +218,8 @@ class _Reader:
             spoken, _ = words_between(rows, label.start, label.end)
             kept, sentence = spoken[: self.settings.steps], self._sentence(label) or " ".join(spoken)
         if not spoken:
-            raise DataError(_NO_WORDS)
+            pauses = "" if self.settings.alignment == "published" else ", pauses left out"
+            raise DataError(f"{_NO_WORDS}{pauses}")
         return tuple(kept), sentence
 
     def _by_word(self, label: _Label) -> Utterance:

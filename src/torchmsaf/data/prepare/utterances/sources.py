@@ -112,15 +112,15 @@ def _sequences(
     vectors: list[Path],
     others: Mapping[str, int],
 ) -> Source:
-    transcripts = read_transcripts(raw) if raw.is_dir() else {}
+    # the published alignment has the words themselves encoded, as its code does
+    transcripts = read_transcripts(raw) if raw.is_dir() and settings.alignment == "word" else {}
     folds = standard_folds(data_set.name) if given is None else given
     beside = (vectors[0], read_vectors(vectors[0])) if vectors else None
     source = open_sequences(data_set, raw, sequences, settings, folds, transcripts=transcripts, vectors=beside)
     notes = list(source.notes)
     aside = dict(source.set_aside) | dict(others)
     if transcripts:
-        use = "the sentences, and what is encoded" if settings.alignment == "published" else "the sentences"
-        notes.append(f"transcripts: of {counted(len(transcripts), 'video')}, for {use}")
+        notes.append(f"transcripts: of {counted(len(transcripts), 'video')}, for the sentences")
     if vectors and not any("repeated" in note for note in notes):
         aside["vectors of whole utterances"] = 1
     return replace(source, notes=tuple(notes), set_aside=aside)
