@@ -92,7 +92,7 @@ def add_convert(convert: argparse.ArgumentParser) -> None:
     add(
         "file",
         type=Path,
-        help="weights as their authors released them: Kinetics ResNeXt, or MSAF's networks of RAVDESS and CMU-MOSEI",
+        help="weights as released: Kinetics ResNeXt, or MSAF's networks of RAVDESS and CMU-MOSEI",
     )
     add("--out", type=Path, help="(default: FILE with .safetensors)")
     kinds = ("kinetics", "ravdess-video", "ravdess-audio", "ravdess-fused", "mosei-fused")

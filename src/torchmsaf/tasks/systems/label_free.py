@@ -39,10 +39,11 @@ class LabelFree(System):
     """A model whose loss is the negative canonical correlation of its views; labels come in with the last layer alone.
 
     :meth:`refit` solves for the last layer, which training does before each time it measures validation, that before the
-    first epoch too; validation chooses the epoch by these predictions. Before it, predictions are zeros. The views end in batch norm without weights, which is ours: a
-    correlation is that of the views before it, but for the regularization, and a view that a sample has not is zeros, which
-    is the mean. The linear CCA that public code fits to the views after training is left out: the linear layer that follows
-    sees the same information, on other axes, which its penalty tells apart.
+    first epoch too; validation chooses the epoch by these predictions. Before it, predictions are zeros. The views end in
+    batch norm without weights, which is ours: a correlation is that of the views before it, but for the regularization, and
+    a view that a sample has not is zeros, which is the mean. The linear CCA that public code fits to the views after
+    training is left out: the linear layer that follows sees the same information, on other axes, which its penalty tells
+    apart.
 
     A batch that is too small for the width is an error, as its views would correlate whatever the data are. Where a batch
     is large enough and too few of its samples have both views, that correlation is left out of its loss.
