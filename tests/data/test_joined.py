@@ -29,7 +29,7 @@ def test_rows_are_end_to_end_and_written_once(tmp_path: Path, monkeypatch: pytes
     first = joined(prepared, "audio")
     assert first.tolist() == EXPECTED
     (file,) = (prepared.path / FOLDER).iterdir()
-    monkeypatch.setattr(module, "_fill", None)  # not asked for again
+    monkeypatch.setattr(module, "_each", None)  # not asked for again
     again = joined(prepared, "audio")
     again[0] = 9  # a copy of one's own, not the file
     assert joined(prepared, "audio").tolist() == EXPECTED

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,18 +39,23 @@ def joined(prepared: Prepared, name: str) -> Tensor:
     found = _mapped(path, whole)
     if found is None:
         try:
-            with whole_file(path) as part:
-                target = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=whole)
-                _fill(target, prepared, name)
-                target.flush()
-                del target
+            with (
+                whole_file(path) as part,
+                part.open("wb") as file,
+            ):  # written and not mapped: a full disk is an error then
+                header = {"descr": "<f4", "fortran_order": False, "shape": whole}
+                np.lib.format.write_array_header_1_0(file, header)
+                for values in _each(prepared, name):
+                    file.write(values.data)
             found = _mapped(path, whole)
             _forget_others(path, name)
         except OSError:
             found = None
     if found is None:
-        found = np.empty(whole, np.float32)
-        _fill(found, prepared, name)
+        found, start = np.empty(whole, np.float32), 0
+        for values in _each(prepared, name):
+            found[start : start + len(values)] = values
+            start += len(values)
     return torch.from_numpy(found)
 
 
@@ -61,12 +67,9 @@ def _mapped(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
     return None
 
 
-def _fill(target: NDArray[np.float32], prepared: Prepared, name: str) -> None:
-    start = 0
+def _each(prepared: Prepared, name: str) -> Iterator[NDArray[np.float32]]:
     for row in range(len(prepared)):
-        values = prepared.read(row, name).numpy()
-        target[start : start + len(values)] = values
-        start += len(values)
+        yield np.ascontiguousarray(prepared.read(row, name).numpy(), dtype=np.float32)
 
 
 def _forget_others(path: Path, name: str) -> None:

@@ -83,6 +83,17 @@ class PreparedWriter:
         index = self.path / "index.json"  # of the earlier file it would be wrong
         write_shard(path, arrays, facts, stamp, before_change=lambda: index.unlink(missing_ok=True))
 
+    def forget_index(self) -> None:
+        """Take the index away until :meth:`finish` writes another.
+
+        Raises:
+            DataError: the folder cannot be written.
+        """
+        try:
+            (self.path / "index.json").unlink(missing_ok=True)
+        except OSError as error:
+            raise DataError(f"{self.path} cannot be written: {error}; choose another folder") from error
+
     def finish(self, refused: Iterable[Mapping[str, Any]] = (), *, ids: Iterable[str] | None = None) -> Prepared:
         """Write the index. Nothing but the heads of the files is read.
 

@@ -61,7 +61,7 @@ class Sequences(StoredFeatures):
 
     def __getitem__(self, rows: Tensor) -> Tensor:
         """Utterances ``(b, C, T)``: a view of ``(b, T, C)``, the layout of recurrent networks."""
-        flat, lengths = self._flat(), self.lengths[rows]
+        flat, lengths = self.open(), self.lengths[rows]
         places = self.starts[rows, None] + torch.arange(self.steps)
         x = flat[places.clamp(max=len(flat) - 1)]  # behind the end: what is zeroed below
         if self.mean is not None and self.factor is not None:
@@ -80,7 +80,7 @@ class Sequences(StoredFeatures):
         """Over the real steps of rows ``(b,)``."""
         if not self.scale:
             return None
-        flat = self._flat()
+        flat = self.open()
         places = torch.cat([torch.arange(int(s), int(s + k)) for s, k in zip(*self._spans(rows), strict=True)])
         total = torch.zeros(self.shape[1], dtype=torch.float64)
         low, high = torch.full((self.shape[1],), torch.inf), torch.full((self.shape[1],), -torch.inf)
@@ -102,8 +102,8 @@ class Sequences(StoredFeatures):
     def _spans(self, rows: Tensor) -> tuple[list[int], list[int]]:
         return self.starts[rows].tolist(), self.lengths[rows].tolist()
 
-    def _flat(self) -> Tensor:
-        """All steps of all prepared utterances, ``(total, C)``."""
+    def open(self) -> Tensor:
+        """All steps of all prepared utterances, ``(total, C)``, not scaled; the file of them is made if need be."""
         key = (str(self.prepared.path), self.prepared.fingerprint, self.name)
         if key not in _READ:
             _READ[key] = joined(self.prepared, self.name)
@@ -165,6 +165,8 @@ def sequence_samples(prepared: Prepared, name: str | None = None) -> tuple[Sampl
     for modality in MODALITIES:
         if modality != "text" or "text" in prepared.entries[0].shapes:
             features[modality] = Sequences(prepared, modality, steps, scale=padded)
+    for value in features.values():
+        value.open()  # before several processes do
     lengths = {modality: value.lengths for modality, value in features.items()} if padded else {}
     parts = tuple(_text(one, "part", own) for one, own in zip(facts, ids, strict=True))
     if wrong := sorted(set(parts) - set(PARTS)):

@@ -471,3 +471,48 @@ def test_published_text_is_the_words_whatever_the_transcripts_say(raw: Path, enc
     report = prepare(raw, Settings(alignment="published", text_model="some"))
     assert entries(report)["-first.0"].facts["sentence"] == "Oh sp"
     assert not any("transcripts" in line for line in report.lines())
+
+
+def test_an_earlier_index_does_not_outlive_files_that_changed(raw: Path) -> None:
+    """A run that comes to nothing leaves no index of what the files had before."""
+    report = prepare(raw)
+    with h5py.File(raw / "CMU_MOSEI_Labels.csd", "r+") as file:
+        for video in LABELS:
+            file[f"All Labels/data/{video}/features"][:, 0] = 9
+    with pytest.raises(DataError, match="not one utterance could be prepared"):
+        prepare(raw)
+    with pytest.raises(DataError, match="run the preparation again"):
+        Prepared.open(report.path)
+
+
+def test_a_bad_transcript_costs_its_sentences_alone(raw: Path) -> None:
+    (raw / "-first.txt").write_text("-first___0___0.1___2.0___Oh, well.\n-first___1___\n")
+    report = prepare(raw)
+    assert entries(report)["-first.0"].facts["sentence"] == "oh"
+    assert any("-first.txt" in line for line in report.lines())
+
+
+def test_pickles_are_known_by_their_content_and_told_apart_by_their_changes(tmp_path: Path) -> None:
+    """Whatever the case of their suffix; utterances of a video in order of time, not of text."""
+    import pickle
+
+    folder = tmp_path / "mult"
+    folder.mkdir()
+
+    def write(value: float) -> None:
+        parts = {}
+        for part, video in (("train", "a"), ("valid", "b"), ("test", "c")):
+            ids = np.array([[video, start, end] for start, end in (("12.3", "14.0"), ("12.25", "12.3"))])
+            x = np.full((2, 4, 3), value)
+            labels = np.array([2.0, 1.0]).reshape(2, 1, 1)
+            parts[part] = {"vision": x, "audio": x, "text": x, "labels": labels, "id": ids}
+        (folder / "MOSEI.PKL").write_bytes(pickle.dumps(parts))
+
+    write(1.0)
+    first = prepare_sentiment("mosei", folder, tmp_path / "out", Settings(text="given"))
+    found = entries(first)
+    assert (found["a.0"].facts["target"], found["a.1"].facts["target"]) == (1.0, 2.0)
+    write(7.0)
+    second = prepare_sentiment("mosei", folder, tmp_path / "out", Settings(text="given"))
+    assert (second.prepared, second.already) == (6, 0)
+    assert array(second, "a.0", "audio")[0] == [7, 7, 7]

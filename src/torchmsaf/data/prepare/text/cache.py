@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchmsaf.data.prepared_writer import PreparedWriter
-from torchmsaf.data.shards import ID, SUFFIX, read_array
+from torchmsaf.data.shards import SUFFIX, read_array
 from torchmsaf.errors import DataError
 
 Features = NDArray[np.float32]
@@ -55,30 +56,29 @@ class TextFeatures(Mapping[str, Features]):
 
     Args:
         path: the version's folder.
-        ids: of the utterances, in the order of iteration.
+        names: of the files by the utterances' ids, in the order of iteration.
 
     Attributes:
         path: as given.
     """
 
-    def __init__(self, path: Path, ids: Sequence[str]) -> None:
+    def __init__(self, path: Path, names: Mapping[str, str]) -> None:
         self.path = path
-        self._ids = dict.fromkeys(ids)
+        self._names = dict(names)
 
     def __getitem__(self, id: str) -> Features:
-        if id not in self._ids:
-            raise KeyError(id)
-        values: Features = read_array(self.path / "clips" / f"{id}{SUFFIX}", ARRAY).numpy().copy()
+        file = self.path / "clips" / f"{self._names[id]}{SUFFIX}"
+        values: Features = read_array(file, ARRAY).numpy().copy()
         return values
 
     def __contains__(self, id: object) -> bool:
-        return id in self._ids
+        return id in self._names
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._ids)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._names)
 
 
 def cached_words(
@@ -91,7 +91,7 @@ def cached_words(
 
     Args:
         encoder: is not asked to encode when everything is there.
-        utterances: id -> its words, one or more; ids of letters, digits, ``_``, ``-`` and ``.``.
+        utterances: id -> its words, one or more.
         folder: where version folders are made, one for each encoder.
         on_done: is called with the number of utterances that are there and of all: once at the start and after each batch.
 
@@ -99,8 +99,7 @@ def cached_words(
         id -> ``(L, D)`` float32, in the order of ``utterances``.
 
     Raises:
-        DataError: an id is of another kind, an utterance has no words, the folder cannot be written; and what the
-            encoder raises.
+        DataError: an utterance has no words, or the folder cannot be written; and what the encoder raises.
         MissingDependencyError: safetensors, or what the encoder needs, is not installed.
     """
     for id, words in utterances.items():
@@ -133,7 +132,7 @@ def cached_published(
         id -> ``(steps, D)`` float32, in the order of ``utterances``.
 
     Raises:
-        DataError: an id is of another kind, the folder cannot be written; and what the encoder raises.
+        DataError: the folder cannot be written; and what the encoder raises.
         MissingDependencyError: safetensors, or what the encoder needs, is not installed.
     """
 
@@ -154,28 +153,28 @@ def _cached(
     folder: str | Path,
     on_done: OnDone | None,
 ) -> TextFeatures:
-    wrong = [id for id in utterances if not ID.fullmatch(id)]
-    if wrong:
-        raise DataError(f"{wrong[0]!r} cannot be the id of an utterance; letters, digits, '_', '-' and '.' are needed")
     writer = PreparedWriter(folder, SET_NAME, {"recipe": RECIPE, **kind, **encoder.describe()})
     there = writer.stamps()
-    stamps = {id: _stamp(said) for id, said in utterances.items()}
-    ahead = [id for id in order if there.get(id) != stamps[id]]
-    done = len(order) - len(ahead)
+    # a file is named by what was said, so nobody can take it for another text's
+    names = {id: _name(said) for id, said in utterances.items()}
+    said_by = {names[id]: utterances[id] for id in order}  # what is said twice is encoded once
+    ahead = [name for name in said_by if name not in there]
+    done = sum(name in there for name in names.values())
     if on_done is not None:
         on_done(done, len(order))
+    times = Counter(names.values())
     for start in range(0, len(ahead), encoder.batch_size):
         batch = ahead[start : start + encoder.batch_size]
-        found = encode([utterances[id] for id in batch])
-        for id, values in zip(batch, found, strict=True):
-            writer.write(id, {ARRAY: values}, {"of": utterances[id]}, stamps[id])
-        done += len(batch)
+        found = encode([said_by[name] for name in batch])
+        for name, values in zip(batch, found, strict=True):
+            writer.write(name, {ARRAY: values}, {"of": said_by[name]})
+        done += sum(times[name] for name in batch)
         if on_done is not None:
             on_done(done, len(order))
     if ahead or not (writer.path / "index.json").exists():
         writer.finish()
-    return TextFeatures(writer.path, list(utterances))
+    return TextFeatures(writer.path, names)
 
 
-def _stamp(said: str | list[str]) -> str:
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+def _name(said: str | list[str]) -> str:
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:40]

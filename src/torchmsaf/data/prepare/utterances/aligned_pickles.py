@@ -78,7 +78,7 @@ class _RefusedError(ValueError):
 
 def is_aligned(raw: Path) -> bool:
     """Whether a file is a pickle of aligned utterances by its name and its first bytes, or a folder has such a file."""
-    return bool(_candidates(Path(raw)))
+    return bool(aligned_files(Path(raw)))
 
 
 def read_aligned(raw: Path) -> tuple[list[Aligned], list[tuple[str, str]]]:
@@ -99,7 +99,7 @@ def read_aligned(raw: Path) -> tuple[list[Aligned], list[tuple[str, str]]]:
         DataError: nothing is there, there are two sets, or a file is of none of the layouts.
     """
     raw = Path(raw)
-    files = _candidates(raw)
+    files = aligned_files(raw)
     if not files and raw.is_file():
         files = [raw]
     if not files:
@@ -126,8 +126,12 @@ def read_aligned(raw: Path) -> tuple[list[Aligned], list[tuple[str, str]]]:
     return [one for _, one in found], refused
 
 
-def _candidates(raw: Path) -> list[Path]:
-    """The files of the one set."""
+def aligned_files(raw: Path) -> list[Path]:
+    """The files of the one set of aligned utterances in a folder, or the one file.
+
+    Raises:
+        DataError: there are two sets.
+    """
     if raw.is_file():
         return [raw] if _looks_aligned(raw) else []
     paths = (path for path in raw.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())

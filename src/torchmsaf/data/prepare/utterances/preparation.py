@@ -85,6 +85,8 @@ def _prepare(
     stamps = writer.stamps()
     to_do = [item for item in items if stamps.get(item.id) != _stamp(source, item)]
     already = len(items) - len(to_do)
+    if to_do:
+        writer.forget_index()  # of an earlier run, which this one may not come to the end of
     progress = _Progress(told, len(items), encoder is not None, already)
     vectors = _encoded(encoder, to_do, settings, out, progress) if encoder is not None else None
     for item in to_do:

@@ -13,11 +13,11 @@ import numpy as np
 from torchmsaf.data.counted import counted
 from torchmsaf.data.natural_order import natural_key
 from torchmsaf.data.prepare.raw import find_files
-from torchmsaf.data.prepare.utterances.aligned_pickles import Aligned, is_aligned, read_aligned
+from torchmsaf.data.prepare.utterances.aligned_pickles import Aligned, aligned_files, is_aligned, read_aligned
 from torchmsaf.data.prepare.utterances.alignment import clean
 from torchmsaf.data.prepare.utterances.csd import ComputationalSequence, find_sequences
 from torchmsaf.data.prepare.utterances.csd_source import open_sequences
-from torchmsaf.data.prepare.utterances.transcripts import read_transcripts
+from torchmsaf.data.prepare.utterances.transcripts import Sentence, read_transcripts
 from torchmsaf.data.prepare.utterances.utterance import (
     Item,
     Lost,
@@ -112,8 +112,11 @@ def _sequences(
     vectors: list[Path],
     others: Mapping[str, int],
 ) -> Source:
-    # the published alignment has the words themselves encoded, as its code does
-    transcripts = read_transcripts(raw) if raw.is_dir() and settings.alignment == "word" else {}
+    # the published alignment has the words themselves encoded, as its code does, and needs no transcripts
+    transcripts: dict[str, list[Sentence]] = {}
+    problems: list[str] = []
+    if raw.is_dir() and settings.alignment == "word":
+        transcripts, problems = read_transcripts(raw)
     folds = standard_folds(data_set.name) if given is None else given
     beside = (vectors[0], read_vectors(vectors[0])) if vectors else None
     source = open_sequences(data_set, raw, sequences, settings, folds, transcripts=transcripts, vectors=beside)
@@ -121,6 +124,7 @@ def _sequences(
     aside = dict(source.set_aside) | dict(others)
     if transcripts:
         notes.append(f"transcripts: of {counted(len(transcripts), 'video')}, for the sentences")
+    notes += problems
     if vectors and not any("repeated" in note for note in notes):
         aside["vectors of whole utterances"] = 1
     return replace(source, notes=tuple(notes), set_aside=aside)
@@ -154,7 +158,7 @@ def open_aligned(data_set: DataSet, raw: Path, settings: Settings, folds: Folds 
     lost = [Lost(name, name, reason) for name, reason in refused]
     items: list[Item] = []
     numbers: Counter[str] = Counter()
-    for one in sorted(utterances, key=lambda one: (natural_key(one.video), natural_key(one.segment))):
+    for one in sorted(utterances, key=lambda one: natural_key(one.video)):  # of a video they are in order of time
         part = one.part if folds is None else folds.part(one.video)
         id = f"{one.video}.{numbers[one.video]}"
         numbers[one.video] += 1
@@ -165,7 +169,6 @@ def open_aligned(data_set: DataSet, raw: Path, settings: Settings, folds: Folds 
             items.append(Item(id, one.video, part, make, say))
     names = [name for name in utterances[0].arrays if name != "text" or text == "given"]
     features = {name: f"aligned, {utterances[0].arrays[name].shape[1]} values" for name in names}
-    paths = [path for path in raw.rglob("*") if path.suffix in (".pkl", ".pickle")] if raw.is_dir() else [raw]
     return Source(
         kind="aligned",
         alignment="word",
@@ -174,7 +177,7 @@ def open_aligned(data_set: DataSet, raw: Path, settings: Settings, folds: Folds 
         features=features,
         items=tuple(items),
         lost=tuple(lost),
-        stamp=stamp_of(paths),
+        stamp=stamp_of(aligned_files(raw) or [raw]),
         notes=tuple(f"{name}: {said}" for name, said in features.items()),
     )
 
