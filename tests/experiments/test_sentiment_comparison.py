@@ -433,3 +433,9 @@ def test_the_vocabulary_is_of_those_who_train_where_validation_is_drawn(tmp_path
     counts = Counter(word for row in fold.train.tolist() for word in words[row])
     assert made.about["vocabulary"] == sorted(word for word, count in counts.items() if count > 1)
     assert "drawn at random" in made.protocol.description
+
+
+def test_vectors_in_other_parts_than_their_own_are_said_to_be(tmp_path: Path) -> None:
+    made = comparison(write(tmp_path, parameters={"resplit": True}))
+    said = "VECTORS RE-SPLIT: they may have seen labels that are tested here, and scores be too good. Standard folds"
+    assert made.protocol.description.startswith(said)

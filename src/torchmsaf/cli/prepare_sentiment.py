@@ -46,7 +46,7 @@ def add_sentiment(sets: Any) -> None:
             "such; none: no text"
         )
         add("--text", choices=("words", "given", "none"), help=told)
-        told = "JSON with lists of videos under train, validation and test (default: the standard folds, or the files' own)"
+        told = "JSON, lists of videos under train, validation and test; or standard (default: the files' own, else standard)"
         add("--folds", type=Path, metavar="FILE", help=told)
         add("--device", help="of the encoder: cpu, cuda, mps, … (default: a GPU where there is one)")
         add("--batch-size", type=int, default=32, help="sentences that the encoder takes at a time (default: 32)")

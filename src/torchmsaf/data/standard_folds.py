@@ -34,12 +34,16 @@ _KEYS = {
 }
 
 
+GIVEN = "given"  # the name of folds that files ship
+STANDARD = "standard"
+
+
 @dataclass(frozen=True, eq=False)
 class Folds:
     """The part of every video.
 
     Attributes:
-        name: ``standard``, or ``file`` and the first eight digits of a sha256 over what the file says.
+        name: ``standard``, ``given`` by the files, or ``file`` and the first eight digits of a sha256 over what it says.
         videos: part -> number of videos.
         digests: digest of a video's id, as :func:`digest` gives it -> part.
     """

@@ -116,4 +116,6 @@ def _protocol(samples: Samples, prepared: Prepared) -> Protocol:
         said, name, citation = f"Folds of a {folds}, not the standard ones", folds, None
     else:
         return protocol
+    if prepared.parameters.get("resplit"):
+        said = f"VECTORS RE-SPLIT: they may have seen labels that are tested here, and scores be too good. {said}"
     return replace(protocol, name=name, description=f"{said}, by video ({counts} utterances){drawn}", citation=citation)

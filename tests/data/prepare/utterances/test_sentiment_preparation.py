@@ -444,8 +444,14 @@ def test_cmu_mosi_itself_is_whole_but_for_two_utterances(tmp_path: Path) -> None
     names = ("CMU_MOSI_Opinion_Labels.csd", "CMU_MOSI_ModifiedTimestampedWords.csd", "mosi_utterance_trimodal.npz")
     for name in names:
         (folder / name).symlink_to(Path(str(SHARED)).resolve() / "cmu_mosi" / name)
-    report = prepare_sentiment("mosi", folder, tmp_path / "out", WORDS_ONLY)
+    shipped = prepare_sentiment("mosi", folder, tmp_path / "out", WORDS_ONLY)
+    # the parts of the vectors, whose video and text were fitted on their training part
+    assert shipped.utterances == {"train": 1446, "test": 751}
+    assert "resplit" not in Prepared.open(shipped.path).parameters
+    report = prepare_sentiment("mosi", folder, tmp_path / "standard", WORDS_ONLY, folds=Path("standard"))
     assert report.utterances == {"train": 1282, "validation": 229, "test": 686}
+    assert Prepared.open(report.path).parameters["resplit"] is True
+    assert any(line.startswith("  VECTORS RE-SPLIT: ") for line in report.lines())
     assert sorted(one.name for one in report.refused) == ["2WGyTLYerpo.43", "VCslbP0mgZI.0"]
     facts = entries(report)["03bSnISJMiM.0"].facts
     # as its transcript has it; the words of the file stand one row behind their times

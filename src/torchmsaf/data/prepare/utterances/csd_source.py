@@ -43,10 +43,10 @@ from torchmsaf.data.prepare.utterances.utterance import (
     in_no_fold,
     stamp_of,
 )
-from torchmsaf.data.prepare.utterances.vectors import Vector
+from torchmsaf.data.prepare.utterances.vectors import RESPLIT, Vector, folds_of
 from torchmsaf.data.ravdess import MADE_UP
 from torchmsaf.data.sets.base import DataSet
-from torchmsaf.data.standard_folds import Folds
+from torchmsaf.data.standard_folds import GIVEN, Folds, standard_folds
 from torchmsaf.errors import DataError
 
 _SAME_TARGET = 0.05  # sentiments of two files may differ by that: one is rounded
@@ -59,7 +59,7 @@ def open_sequences(
     raw: Path,
     sequences: Sequence[ComputationalSequence],
     settings: Settings,
-    folds: Folds,
+    folds: Folds | None,
     *,
     transcripts: Mapping[str, Sequence[Sentence]] | None = None,
     vectors: tuple[Path, Sequence[Vector]] | None = None,
@@ -71,7 +71,7 @@ def open_sequences(
         raw: where the files are, for messages.
         sequences: the files.
         settings: the rules.
-        folds: the part of each video.
+        folds: the part of each video; None = the standard folds, or where there are vectors the parts that these ship with.
         transcripts: video -> what was said, sentence by sentence.
         vectors: a file of vectors and what it has, in place of sequences of video and audio.
 
@@ -82,6 +82,8 @@ def open_sequences(
     check_sequences(data_set, raw, chosen, settings, vectors)
     if any(role in chosen for role in FEATURES):
         vectors = None
+    if folds is None:
+        folds = folds_of(vectors[1], vectors[0]) if vectors is not None else standard_folds(data_set.name)
     text = choose_text(settings, raw, features="text" in chosen, words=True)
     if text != "given" and "text" in chosen:
         others.append(chosen.pop("text"))
@@ -103,6 +105,9 @@ def open_sequences(
             features[name] = f"{vectors[1][0].arrays[name].shape[0]} values an utterance, repeated at every word"
         notes.append(f"video, audio: {vectors[0].name} has one vector an utterance, which is repeated at every word")
         paths.append(vectors[0])
+    resplit = vectors is not None and folds.name != GIVEN
+    if resplit:
+        notes.append(RESPLIT)
     notes += [f"set aside: {one.root} ({one.path.name})" for one in others]
     spoken = json.dumps({key: [str(one) for one in value] for key, value in sorted((transcripts or {}).items())})
     stack = ExitStack()
@@ -121,6 +126,7 @@ def open_sequences(
         notes=tuple(notes),
         made_up=any(said.startswith(MADE_UP) for one in chosen.values() for said in one.metadata.values()),
         close=stack.close,
+        resplit=resplit,
     )
 
 

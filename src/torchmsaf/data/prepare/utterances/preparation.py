@@ -50,7 +50,7 @@ def prepare_sentiment(
         raw: the folder with its files, or one file.
         out: where the version's folder is made, see :mod:`torchmsaf.data.prepared`.
         settings: the rules.
-        folds: a JSON file with lists of videos, in place of the set's own parts; see
+        folds: a JSON file with lists of videos, or ``standard``, in place of the set's own parts; see
             :func:`torchmsaf.data.standard_folds.read_folds`.
         strict: whether a refusal is an error, after everything was tried.
         told: called with what is done and all there is to do, encoding and aligning an utterance counted each.
@@ -131,6 +131,7 @@ def _parameters(data_set: DataSet, settings: Settings, source: Source, encoder: 
         "folds": source.folds,
         "source": source.kind,
         "features": dict(source.features),
+        **({"resplit": True} if source.resplit else {}),
     }
 
 

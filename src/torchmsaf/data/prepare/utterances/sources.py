@@ -32,7 +32,7 @@ from torchmsaf.data.prepare.utterances.utterance import (
 )
 from torchmsaf.data.prepare.utterances.vectors import holds_vectors, open_vectors, read_vectors
 from torchmsaf.data.sets.base import DataSet
-from torchmsaf.data.standard_folds import Folds, read_folds, standard_folds
+from torchmsaf.data.standard_folds import STANDARD, Folds, read_folds, standard_folds
 from torchmsaf.errors import DataError
 
 FOLDS_FILE = "folds.json"  # is used where it lies in the folder of the raw files
@@ -46,8 +46,8 @@ def open_source(data_set: DataSet, raw: Path, settings: Settings, folds: Path | 
         data_set: the set.
         raw: a folder, or one file.
         settings: the rules.
-        folds: a file of folds; None = ``folds.json`` in the folder if there is one, else the standard folds, or for files
-            that ship parts, these.
+        folds: a file of folds, or the word ``standard``; None = ``folds.json`` in the folder if there is one, else the
+            parts that the files ship, or the standard folds.
 
     Raises:
         DataError: there is nothing that is known, or more than one form; or it cannot be used.
@@ -56,7 +56,10 @@ def open_source(data_set: DataSet, raw: Path, settings: Settings, folds: Path | 
         raise DataError(f"{raw} does not exist; give the folder with the files of {data_set.title} ({data_set.url})")
     if folds is None and (raw / FOLDS_FILE).is_file():
         folds = raw / FOLDS_FILE
-    given = None if folds is None else read_folds(folds, data_set.name)
+    given = None
+    if folds is not None:
+        named = str(folds) == STANDARD
+        given = standard_folds(data_set.name) if named else read_folds(folds, data_set.name)
     source = (
         _opened(data_set, raw, settings, given)
         if data_set.reader is None
@@ -117,9 +120,8 @@ def _sequences(
     problems: list[str] = []
     if raw.is_dir() and settings.alignment == "word":
         transcripts, problems = read_transcripts(raw)
-    folds = standard_folds(data_set.name) if given is None else given
     beside = (vectors[0], read_vectors(vectors[0])) if vectors else None
-    source = open_sequences(data_set, raw, sequences, settings, folds, transcripts=transcripts, vectors=beside)
+    source = open_sequences(data_set, raw, sequences, settings, given, transcripts=transcripts, vectors=beside)
     notes = list(source.notes)
     aside = dict(source.set_aside) | dict(others)
     if transcripts:

@@ -168,6 +168,7 @@ class Source:
         notes: sentences on how the files were understood.
         made_up: whether torchmsaf made them up.
         close: lets go of the files.
+        resplit: vectors that may have been fitted on other parts than those that they are in here.
     """
 
     kind: str
@@ -182,6 +183,7 @@ class Source:
     notes: tuple[str, ...] = ()
     made_up: bool = False
     close: Callable[[], None] = lambda: None
+    resplit: bool = False
 
 
 def choose_text(settings: Settings, where: Path, *, features: bool, words: bool) -> str:

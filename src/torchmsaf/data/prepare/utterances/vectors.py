@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,12 +36,18 @@ from torchmsaf.data.prepare.utterances.utterance import (
     stamp_of,
 )
 from torchmsaf.data.sets.base import DataSet
-from torchmsaf.data.standard_folds import Folds
+from torchmsaf.data.standard_folds import GIVEN, Folds, digest
 from torchmsaf.errors import DataError
 
 MODALITIES = ("video", "audio", "text")
 _PARTS = {"train": "train", "validation": "validation", "valid": "validation", "dev": "validation", "test": "test"}
 _ID = re.compile(r"(?P<video>.+)_(?P<segment>[0-9]+)")
+
+
+RESPLIT = (
+    "VECTORS RE-SPLIT: vectors of whole utterances may have been fitted, with their labels, on the training part that "
+    "their file ships; with other folds they may tell what is to be predicted"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,40 +153,49 @@ def open_vectors(data_set: DataSet, path: Path, settings: Settings, folds: Folds
     vectors = read_vectors(path)
     has_text = all("text" in vector.arrays for vector in vectors)
     text = choose_text(settings, path, features=has_text, words=False)
-    if folds is None:
-        given_folds(((vector.video, vector.part) for vector in vectors), path)
+    folds = folds_of(vectors, path) if folds is None else folds
     vectors.sort(key=lambda vector: (natural_key(vector.video), vector.segment))
     items: list[Item] = []
     lost: list[Lost] = []
     numbers: Counter[str] = Counter()
     for vector in vectors:
-        part = vector.part if folds is None else folds.part(vector.video)
+        part = folds.part(vector.video)
         id = f"{vector.video}.{numbers[vector.video]}"
         numbers[vector.video] += 1
-        if part is None and folds is not None:
+        if part is None:
             lost.append(Lost(vector.video, id, in_no_fold(folds)))
-        elif part is not None:
+        else:
             items.append(Item(id, vector.video, part, partial(_make, vector, text == "given"), partial(_say, vector)))
     widths = {name: f"{vectors[0].arrays[name].shape[0]} values an utterance" for name in vectors[0].arrays}
     if text != "given":
         widths.pop("text", None)
     notes = [f"{path.name}: one vector a modality and utterance, so each is a sequence of one step"]
-    if text == "given" and folds is not None:
-        notes.append(
-            "the text vectors may have been fitted on the training part that the file shipped with; other folds then test "
-            "what they have seen"
-        )
+    resplit = folds.name != GIVEN
+    if resplit:
+        notes.append(RESPLIT)
     return Source(
         kind="vectors",
         alignment="utterance",
-        folds="given" if folds is None else folds.name,
+        folds=folds.name,
         text=text,
         features=widths,
         items=tuple(items),
         lost=tuple(lost),
         stamp=stamp_of([path]),
         notes=tuple(notes),
+        resplit=resplit,
     )
+
+
+def folds_of(vectors: Sequence[Vector], path: Path) -> Folds:
+    """The parts that vectors ship with, as folds.
+
+    Raises:
+        DataError: a video is in two parts.
+    """
+    by_video = {vector.video: vector.part for vector in vectors}
+    given_folds(((vector.video, vector.part) for vector in vectors), path)
+    return Folds(GIVEN, Counter(by_video.values()), {digest(video): part for video, part in by_video.items()})
 
 
 def _say(vector: Vector) -> Said:
