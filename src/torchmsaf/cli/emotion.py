@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchmsaf.cli.running import by_modality, copy_model, one_method, recipe_of, run, train_all_epochs
+from torchmsaf.cli.running import by_modality, copy_model, one_method, open_prepared, recipe_of, run, train_all_epochs
 from torchmsaf.cli.settings import ConfigParser, add_rows, add_training, read_settings
 from torchmsaf.errors import DataError, TorchmsafError, require
 
@@ -73,21 +73,13 @@ def _add_one(parser: argparse.ArgumentParser) -> None:
 
 def _read(options: argparse.Namespace, *, one: bool) -> dict[str, Any]:
     """All settings; those shipped depend on the preset, and so on the data."""
-    from torchmsaf.data.prepared import Prepared
     from torchmsaf.tasks.emotion import preset_of
 
     known = ConfigParser(add_help=False, allow_abbrev=False)
     _add_task(known)
     (_add_one if one else _add_comparison)(known)
     settings = read_settings(known, options, "emotion")
-    if settings["data"] is None:
-        raise DataError("--data FOLDER is needed: what torchmsaf prepare ravdess wrote")
-    prepared = Prepared.open(settings["data"])
-    if damaged := prepared.verify():
-        raise DataError(
-            f"{prepared.path}: of {len(prepared)} clips {len(damaged)} are damaged ({', '.join(damaged[:5])}): delete their "
-            "files in clips/ and run the preparation again"
-        )
+    prepared = open_prepared(settings["data"], made_by="torchmsaf prepare ravdess", of="clips")
     preset = settings["preset"] or preset_of(prepared.parameters)
     name = "emotion" if preset == "full" else f"emotion-{preset}"
     settings = {**read_settings(known, options, name), "prepared": prepared, "preset": preset}

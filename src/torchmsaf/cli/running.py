@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torchmsaf.errors import DataError
 
 if TYPE_CHECKING:
+    from torchmsaf.data.prepared import Prepared
     from torchmsaf.experiments import Comparison
     from torchmsaf.experiments.methods import MethodChoice
     from torchmsaf.tasks.recipe import Recipe
@@ -74,6 +75,30 @@ def run(comparison: Comparison, settings: Mapping[str, Any], name: str) -> Path:
     print(render_text(table, robustness=make_robustness(folder), published=make_published(folder, table)), end="")
     print(f"Results: {out} (table.html, table.md; torchmsaf table {out} prints this again)", file=sys.stderr)
     return out
+
+
+def open_prepared(path: Path | None, *, made_by: str, of: str) -> Prepared:
+    """What was prepared, every file of it checked.
+
+    Args:
+        path: as the user gave it.
+        made_by: the command that prepares it, for messages.
+        of: what it is of, for messages: ``clips``.
+
+    Raises:
+        DataError: no path was given, it cannot be opened, or files are damaged.
+    """
+    from torchmsaf.data.prepared import Prepared
+
+    if path is None:
+        raise DataError(f"--data FOLDER is needed: what {made_by} wrote")
+    prepared = Prepared.open(path)
+    if damaged := prepared.verify():
+        raise DataError(
+            f"{prepared.path}: of {len(prepared)} {of} {len(damaged)} are damaged ({', '.join(damaged[:5])}): delete their "
+            "files in clips/ and run the preparation again"
+        )
+    return prepared
 
 
 def one_method(text: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchmsaf.cli.running import copy_model, one_method, recipe_of, run
+from torchmsaf.cli.running import copy_model, one_method, open_prepared, recipe_of, run
 from torchmsaf.cli.settings import ConfigParser, add_rows, add_training, read_settings
 from torchmsaf.errors import DataError
 
@@ -52,19 +52,10 @@ def _add_one(parser: argparse.ArgumentParser) -> None:
 
 
 def _read(options: argparse.Namespace, *, one: bool) -> dict[str, Any]:
-    from torchmsaf.data.prepared import Prepared
-
     known = ConfigParser(add_help=False, allow_abbrev=False)
     (_add_one if one else _add_comparison)(known)
     settings = read_settings(known, options, "sentiment")
-    if settings["data"] is None:
-        raise DataError("--data FOLDER is needed: what torchmsaf prepare mosei wrote")
-    prepared = Prepared.open(settings["data"])
-    if damaged := prepared.verify():
-        raise DataError(
-            f"{prepared.path}: of {len(prepared)} utterances {len(damaged)} are damaged ({', '.join(damaged[:5])}): delete "
-            "their files in clips/ and run the preparation again"
-        )
+    prepared = open_prepared(settings["data"], made_by="torchmsaf prepare mosei", of="utterances")
     return {**settings, "prepared": prepared}
 
 
