@@ -81,7 +81,8 @@ class Sequences(StoredFeatures):
         if not self.scale:
             return None
         flat = self.open()
-        places = torch.cat([torch.arange(int(s), int(s + k)) for s, k in zip(*self._spans(rows), strict=True)])
+        spans = zip(self.starts[rows].tolist(), self.lengths[rows].tolist(), strict=True)
+        places = torch.cat([torch.arange(start, start + length) for start, length in spans])
         total = torch.zeros(self.shape[1], dtype=torch.float64)
         low, high = torch.full((self.shape[1],), torch.inf), torch.full((self.shape[1],), -torch.inf)
         for piece in places.split(_AT_ONCE):
@@ -98,9 +99,6 @@ class Sequences(StoredFeatures):
         some = copy.copy(self)
         some.mean, some.factor = mean.float(), (1 / std).float()
         return some
-
-    def _spans(self, rows: Tensor) -> tuple[list[int], list[int]]:
-        return self.starts[rows].tolist(), self.lengths[rows].tolist()
 
     def open(self) -> Tensor:
         """All steps of all prepared utterances, ``(total, C)``, not scaled; the file of them is made if need be."""
