@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 import benchmarks
-from benchmarks import cases, emotion, grafts, reading, report, sentiment, waiting
+from benchmarks import actions, cases, emotion, grafts, reading, report, sentiment, waiting
 from benchmarks.shapes import SHAPES, Shape, growth_pairs
 from benchmarks.timing import Rounds, run_rounds
 from torchmsaf.analysis.cost import measure, peak_memory, saved_bytes
 
-PARTS = ("counts", "times", "overheads", "growth", "grafts", "reading", "emotion", "waiting", "sentiment")
+PARTS = ("counts", "times", "overheads", "growth", "grafts", "reading", "emotion", "waiting", "sentiment", "actions")
 # the least passes over the maps: read to pool, read to scale, write; the backward reads gy twice and x, and writes gx
 PASSES = {False: 3, True: 7}
 
@@ -46,6 +46,7 @@ def main() -> None:
             "A training step of the sentiment network; time of the straightforward one over ours",
             _sentiment,
         ),
+        "actions": ("32 frames of a film, beside OpenCV reading all of it; time of OpenCV over ours", _actions),
     }
     tables: dict[str, list[dict[str, Any]]] = {}
     for part in options.parts:
@@ -205,6 +206,13 @@ def _sentiment(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             yield {"threads": threads, **row}
 
 
+def _actions(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    def timed(calls: Mapping[str, Callable[[], object]]) -> Rounds:
+        return run_rounds(calls, rounds=options.rounds, seconds=0, threads=1, wait=options.wait, tries=1)
+
+    yield from actions.rows(timed, film=options.film, **options.films)
+
+
 def _run(calls: Mapping[str, Callable[[], object]], options: argparse.Namespace, threads: int) -> Rounds:
     return run_rounds(
         calls,
@@ -285,6 +293,7 @@ def _options() -> argparse.Namespace:
         metavar="B",
         help="batches of the sentiment network (default: 16, which the paper has, 32 and 256)",
     )
+    parser.add_argument("--film", type=Path, metavar="FILE", help="a video of NTU RGB+D, in place of a drawn one")
     parser.add_argument("--clips", type=int, default=64, metavar="N", help="clips that are read (default: 64)")
     parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, min(2, os.cpu_count() or 1)}), metavar="N")
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="quiet rounds wanted a row (default: 9)")
@@ -301,12 +310,13 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--verbose", action="store_true", help="print each row as it comes")
     options = parser.parse_args()
-    options.sentiment_sizes = {}
+    options.sentiment_sizes, options.films = {}, {}
     if options.quick:
         options.shapes, options.grafts = options.shapes[:1], options.grafts[:1]
         options.rounds, options.seconds, options.clips = 2, 0.02, min(options.clips, 8)
         options.emotion, options.options = ["small2"], ["float32", "bf16 channels_last"]
         options.sentiment, options.sentiment_sizes = [4], sentiment.QUICK
+        options.films = {"films": actions.QUICK, "count": 40}
     if options.cuda_graph and options.device != "cuda":
         parser.error("--cuda-graph needs --device cuda")
     return options

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import benchmarks.__main__
-from benchmarks import grafts, sentiment
+from benchmarks import actions, grafts, sentiment
 from benchmarks.shapes import SHAPES, Shape
 from benchmarks.straightforward import StraightforwardMSAF
 from torchmsaf import MSAF
@@ -106,3 +106,31 @@ def test_the_table_of_the_sentiment_network(monkeypatch, capsys, tmp_path):
     found = [(row["threads"], row["lengths"], row["batch"], row["precision"]) for row in rows]
     assert found == [(1, kind, 4, precision) for kind in sentiment.LENGTHS for precision in ("float32", "bf16")]
     assert all(row["tokens/s"] > row["utterances/s"] > 0 for row in rows)
+
+
+def test_the_table_of_films(monkeypatch, capsys, tmp_path):
+    pytest.importorskip("av")
+    pytest.importorskip("cv2")
+    command = ["benchmarks", "--parts", "actions", "--quick", "--threads", "1", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", command)
+    benchmarks.__main__.main()
+    assert "ours clips/s" in capsys.readouterr().out
+    (rows,) = json.loads((tmp_path / "results.json").read_text())["tables"].values()
+    assert [row["film"] for row in rows] == list(actions.QUICK)
+    assert all(row["ours clips/s"] > 0 for row in rows)
+
+
+def test_frames_that_differ_are_noticed(monkeypatch, tmp_path):
+    pytest.importorskip("av")
+    pytest.importorskip("cv2")
+    monkeypatch.setattr(actions.rgb, "KERNEL", "POINT")
+    exact = actions.decode_all
+
+    def bicubic(path, lowres=0):
+        with monkeypatch.context() as patch:
+            patch.setattr(actions.rgb, "KERNEL", "BICUBIC")
+            return exact(path, lowres)
+
+    monkeypatch.setattr(actions, "decode_all", bicubic)
+    with pytest.raises(RuntimeError, match="mpeg4 192x108: the frames are not those of full decoding"):
+        list(actions.rows(None, film=None, films={"mpeg4 192x108": actions.QUICK["mpeg4 192x108"]}, count=8))

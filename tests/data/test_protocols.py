@@ -119,8 +119,8 @@ def rows(*numbers: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("fold", "words"),
     [
-        (Fold(3, rows(0, 1, 2), rows(4), rows(5)), "validation part must be the test part; 2 samples are in one of"),
-        (Fold(3, rows(0, 1, 2), rows(4, 5), rows(5)), "fold 3: its protocol is chosen_on_test.*; 1 samples are in one"),
+        (Fold(3, rows(0, 1, 2), rows(4), rows(5)), "validation part must be of the test part; 1 samples are not"),
+        (Fold(3, rows(0, 1, 2), rows(4, 5), rows(5)), "fold 3: its protocol is chosen_on_test.*; 1 samples are not"),
         (Fold(3, rows(0, 1, 2), rows(2, 4), rows(2, 4)), "fold 3: 1 sample is in both train and test: '2'"),
         (Fold(3, rows(0, 1, 2), rows(), rows()), "fold 3: the validation part is empty"),
         (Fold(3, rows(0, 1, 2), rows(5, 4), rows(5, 4)), "fold 3: the validation part must be sorted"),

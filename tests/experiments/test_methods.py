@@ -51,7 +51,7 @@ def test_all_methods_by_default_and_by_name() -> None:
 
 @pytest.mark.parametrize(
     ("modalities", "out"),
-    [(1, {"film", "cross_attention"}), (2, set()), (6, {"weighted"}), (9, {"weighted", "mulmix"})],
+    [(1, {"film", "cross_attention", "mfas", "sgm"}), (2, set()), (6, {"weighted"}), (9, {"weighted", "mulmix"})],
 )
 def test_all_methods_are_those_that_take_so_many_modalities(modalities: int, out: set[str]) -> None:
     names = {choice.name for choice in choose_methods(["all"], regression=False, modalities=modalities)}
@@ -123,12 +123,14 @@ def test_a_published_model_can_be_what_was_meant(text: str, message: str) -> Non
 def test_all_has_published_models_where_they_can_be_trained(regression: bool) -> None:
     without = [choice.key for choice in choose_methods(["all"], regression=regression, modalities=3)]
     assert not set(without) & set(SYSTEMS)
-    able = [name for name, one in SYSTEMS.items() if one.regression or not regression]
+    able = [name for name, one in SYSTEMS.items() if one.takes(NAMES) and (one.regression or not regression)]
     assert able
     found = choose_methods(None, regression=regression, modalities=3, named=NAMES)
     assert [choice.key for choice in found] == [*without, *able]
     two = choose_methods(None, regression=regression, modalities=2, named=NAMES[:2])
     assert not {choice.name for choice in two} & set(SYSTEMS)  # they are made for three
+    actions = choose_methods(None, regression=regression, modalities=2, named=("rgb", "skeleton"))
+    assert [choice.name for choice in actions if choice.stage == "system"] == [] if regression else ["pose_image"]
     more = choose_methods(["all", "misa:hidden=8"], regression=regression, named=NAMES)
     assert more[-1] == MethodChoice("misa", {"hidden": 8})
 

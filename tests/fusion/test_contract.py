@@ -14,14 +14,16 @@ from torch import Tensor, nn
 
 from torchmsaf.errors import FusionInputError
 from torchmsaf.fusion import METHODS, create_fusion
-from torchmsaf.fusion.base import BranchFusion, TrainingRule
+from torchmsaf.fusion.base import BranchFusion, TappedFusion, TrainingRule
 
 B, K = 4, 3
 NAMES = list(METHODS)
-OWN_RULE = {"multiplicative", "voting", "weighted", "mulmix", "centralnet"}
+OWN_RULE = {"multiplicative", "voting", "weighted", "mulmix", "centralnet", "mfas"}
 # MSAF is below the rules: whoever trains it takes the default
 DEFAULT_RULE = [name for name in NAMES if name not in OWN_RULE and name != "msaf"]
-INTERMEDIATE = [name for name, method in METHODS.items() if method.stage == "intermediate"]
+# where they are in the contract: tapped methods are intermediate ones that give a prediction
+STAGE = {name: "tapped" if method.tapped else method.stage for name, method in METHODS.items()}
+INTERMEDIATE = [name for name in NAMES if STAGE[name] == "intermediate"]
 POSITIONS = ((5,), (), (2, 3), (1,), (2, 1, 2))
 # the gradient leaves out a part on purpose, which the tests of their formulas show
 STOPS_GRADIENTS = {"multiplicative", "mulmix"}
@@ -33,16 +35,17 @@ def build(name: str, modalities: int, channels: tuple[int, ...] | None = None) -
         "late": {"modalities": modalities},
         "early": {"widths": counts, "out_features": K},
         "intermediate": {"channels": counts},
-    }[METHODS[name].stage]
+        "tapped": {"taps": [{"place": count} for count in counts], "out_features": K},
+    }[STAGE[name]]
     return create_fusion(name, **arguments)
 
 
 def inputs(name: str, modalities: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     counts = (9, 12, 7, 8, 10)[:modalities]
-    stage = METHODS[name].stage
+    stage = STAGE[name]
     if stage == "late":
         return [torch.randn(B, K, dtype=dtype) for _ in counts]
-    if stage == "early":
+    if stage in ("early", "tapped"):
         return [torch.randn(B, c, dtype=dtype) for c in counts]
     return [torch.randn(B, c, *shape, dtype=dtype) for c, shape in zip(counts, POSITIONS, strict=False)]
 
@@ -52,7 +55,10 @@ def call(fusion: nn.Module, values: list[Tensor], **arguments: Any) -> list[Tens
     if isinstance(fusion, BranchFusion):
         maps, branch = fusion.grow(values, None, **arguments)
         return [*maps, branch]
-    out = fusion(values, **arguments)
+    if isinstance(fusion, TappedFusion) and isinstance(values, list):
+        out = fusion([{"place": x} for x in values], **arguments)
+    else:
+        out = fusion(values, **arguments)
     return [out] if isinstance(out, Tensor) else out
 
 
@@ -65,7 +71,7 @@ def test_shapes_and_a_gradient_to_every_input_and_parameter(name: str, modalitie
         return
     fusion, values = build(name, modalities), [x.requires_grad_() for x in inputs(name, modalities)]
     outputs = call(fusion, values)
-    if METHODS[name].stage == "intermediate":
+    if STAGE[name] == "intermediate":
         assert [y.shape for y in fusion(values)] == [x.shape for x in values]
         assert [y.shape for y in outputs[:modalities]] == [x.shape for x in values]
     else:
@@ -134,7 +140,7 @@ def test_what_is_there_of_an_absent_modality_changes_nothing(name: str, junk: fl
         results.append([*outputs, *state])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     assert all(y.isfinite().all() for y in results[0])
-    if METHODS[name].stage == "intermediate":
+    if STAGE[name] == "intermediate":
         assert not results[0][0][2].any()
         assert not results[0][1][1].any()
 
@@ -177,7 +183,7 @@ def test_the_wrong_number_of_modalities_is_an_error_that_counts_them(name: str) 
         call(build(name, 2), inputs(name, 3))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if METHODS[name].stage != "intermediate"])
+@pytest.mark.parametrize("name", [name for name in NAMES if STAGE[name] != "intermediate"])
 def test_presence_of_another_shape_is_an_error(name: str) -> None:
     with pytest.raises(FusionInputError, match=r"present: expected booleans \(B, M\) = \(4, 2\), got"):
         call(build(name, 2), inputs(name, 2), present=torch.ones(B, 3, dtype=torch.bool))
@@ -224,23 +230,24 @@ def test_presence_that_is_no_booleans_here_is_an_error(name: str, present: Any) 
         call(build(name, 2).eval(), inputs(name, 2), present=present)
 
 
-SIZES = {"late": "modalities", "early": "widths", "intermediate": "channels"}
+SIZES = {"late": "modalities", "early": "widths", "intermediate": "channels", "tapped": "taps"}
 
 
 @pytest.mark.parametrize("size", [None, 0, -1, 1.5, math.nan, "ab", (), (4.0, 5), (True, 5), (4, 0)])
 @pytest.mark.parametrize("name", NAMES)
 def test_wrong_sizes_are_errors_that_begin_with_the_method(name: str, size: Any) -> None:
-    stage = METHODS[name].stage
-    more = {"out_features": K} if stage == "early" else {}
+    stage = STAGE[name]
+    more = {"out_features": K} if stage in ("early", "tapped") else {}
     with pytest.raises(FusionInputError, match=f"^{name}: "):
         create_fusion(name, **{SIZES[stage]: size}, **more)
 
 
 @pytest.mark.parametrize("outputs", [0, -1, 1.5, None, True, 10**13])
-@pytest.mark.parametrize("name", [name for name in NAMES if METHODS[name].stage == "early"])
+@pytest.mark.parametrize("name", [name for name in NAMES if STAGE[name] in ("early", "tapped")])
 def test_wrong_outputs_are_errors_that_begin_with_the_method(name: str, outputs: Any) -> None:
+    sizes: Any = (4, 5) if STAGE[name] == "early" else ({"place": 4}, {"place": 5})
     with pytest.raises(FusionInputError, match=f"^{name}: "):
-        create_fusion(name, widths=(4, 5), out_features=outputs)
+        create_fusion(name, out_features=outputs, **{SIZES[STAGE[name]]: sizes})
 
 
 SWITCHES = [
@@ -258,15 +265,16 @@ def test_what_is_true_or_false_is_said_so(name: str, switch: str, said: Any) -> 
         "late": {"modalities": 2},
         "early": {"widths": (4, 5), "out_features": K},
         "intermediate": {"channels": (9, 12)},
-    }[METHODS[name].stage]
+        "tapped": {"taps": [{"place": 9}, {"place": 12}], "out_features": K},
+    }[STAGE[name]]
     with pytest.raises(FusionInputError, match=f"^{name}: {switch} is True or False, got"):
         create_fusion(name, **sizes, **{switch: said})
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if METHODS[name].stage != "late"])
+@pytest.mark.parametrize("name", [name for name in NAMES if STAGE[name] in ("early", "intermediate")])
 def test_sizes_of_any_kind_of_sequence(name: str) -> None:
     for kind in (iter, np.array, list):
         sizes = kind((9, 12))  # type: ignore[operator]
-        stage = METHODS[name].stage
+        stage = STAGE[name]
         fusion = create_fusion(name, **{SIZES[stage]: sizes}, **({"out_features": K} if stage == "early" else {}))
         assert call(fusion.eval(), inputs(name, 2))[0].isfinite().all()

@@ -17,7 +17,7 @@ EARLY = [
     *("concat", "mulmix", "compact_bilinear", "mcbp", "gmu", "embracenet", "tfn", "lmf", "dense"),
     *("self_attention", "cross_attention"),
 ]
-INTERMEDIATE = ["se", "film", "mmtm", "centralnet", "mbt", "msaf"]
+INTERMEDIATE = ["se", "film", "mmtm", "centralnet", "mfas", "sgm", "mbt", "msaf"]
 
 
 def test_the_methods_of_this_release() -> None:
@@ -25,8 +25,14 @@ def test_the_methods_of_this_release() -> None:
     stages = ["late"] * len(LATE) + ["early"] * len(EARLY) + ["intermediate"] * len(INTERMEDIATE)
     assert [method.stage for method in list_fusions()] == stages
     classification = {method.name for method in list_fusions() if not method.regression}
-    assert classification == {"multiplication", "multiplicative", "voting", "mulmix"}
-    assert {method.name for method in list_fusions() if method.fewest == 2} == {"film", "cross_attention"}
+    assert classification == {"multiplication", "multiplicative", "voting", "mulmix", "mfas"}
+    assert {method.name for method in list_fusions() if method.fewest == 2} == {
+        "film",
+        "cross_attention",
+        "mfas",
+        "sgm",
+    }
+    assert [method.name for method in list_fusions() if method.tapped] == ["mfas"]
 
 
 def test_how_many_modalities_in_words() -> None:
@@ -37,6 +43,8 @@ def test_how_many_modalities_in_words() -> None:
         "tfn": "1 to 21",
         "cross_attention": "2 or more",
         "film": "2 or more",
+        "mfas": "2 or more",
+        "sgm": "2 or more",
     }
 
 

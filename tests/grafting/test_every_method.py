@@ -12,7 +12,7 @@ from torchmsaf.fusion import METHODS
 from torchmsaf.grafting import FusionPoint, GraftedModel, Tap, graft
 
 ROWS, K = 4, 3
-NAMES = [method.name for method in METHODS.values() if method.stage == "intermediate"]
+NAMES = [method.name for method in METHODS.values() if method.stage == "intermediate" and not method.tapped]
 # options with which a new fusion changes nothing
 IDENTITY: dict[str, dict[str, Any]] = {
     "mmtm": {"gate_scale": 2, "identity_start": True},

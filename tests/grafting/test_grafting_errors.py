@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pack_sequence
 from torch.utils.checkpoint import checkpoint
 
 from torchmsaf.errors import FusionInputError, GraftError, TorchmsafError
+from torchmsaf.fusion.mfas import MFAS
 from torchmsaf.grafting import FusionPoint, Tap, graft
 from torchmsaf.msaf import MSAF
 
@@ -208,6 +209,14 @@ GRAFT: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "late method": (
         lambda: {"points": [point("averaging")]},
         r"point 0: 'averaging' is a late method; between layers stand intermediate ones",
+    ),
+    "tapped method": (
+        lambda: {"points": [point("mfas")]},
+        r"point 0: 'mfas' reads several depths at once and gives a prediction, not maps, .*FusedNetwork",
+    ),
+    "tapped method built": (
+        lambda: {"points": [point(MFAS([{"conv1": 8}, {"conv1": 12}], 3))]},
+        r"point 0: MFAS reads several depths at once and gives a prediction",
     ),
     "early method": (lambda: {"points": [point("concat")]}, r"point 0: 'concat' is an early method"),
     "unknown option": (

@@ -97,7 +97,7 @@ def test_networks_of_different_depth_share_their_last_stages() -> None:
     assert network([torch.randn(B, 5), torch.randn(B, 2, 9)]).prediction.shape == (B, K)
 
 
-@pytest.mark.parametrize("method", INTERMEDIATE)
+@pytest.mark.parametrize("method", [name for name in INTERMEDIATE if not METHODS[name].tapped])
 def test_points_is_the_number_of_stages_a_method_stands_after_from_the_last(method: str) -> None:
     vectors = [(64, 64)] if method == "centralnet" else []  # its branch grows by the feature vectors too
     assert [point.channels for point in fused(method, points=1).points] == [(32, 64), *vectors]

@@ -459,7 +459,7 @@ def test_a_loss_of_a_systems_own_is_added_to_the_tasks_and_absolute_errors_take_
     assert loss(0.5) == pytest.approx(absolute + 0.5)
 
 
-@pytest.mark.parametrize("name", list(SYSTEMS))
+@pytest.mark.parametrize("name", [name for name, one in SYSTEMS.items() if one.takes(("text", "audio", "video"))])
 def test_every_system_trains_in_bfloat16(name: str) -> None:
     """Clipped gradients, closed forms and correlations too; weights stay in float32."""
     shapes = {"video": (3, 5), "audio": (4, 5), "text": (6, 5)}

@@ -5,7 +5,7 @@ Su et al., arXiv 2012.07175, Table 2. The paper was not at hand: every row says 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,7 +13,7 @@ from torchmsaf.analysis.statistics import Estimate
 from torchmsaf.analysis.table import Metric, Row, Table
 from torchmsaf.errors import ResultError
 
-Status = Literal["repeated", "recalled"]
+Status = Literal["repeated", "released", "recalled"]
 
 # The stage of a row that the comparison does not have.
 NOT_COMPARED = "not compared"
@@ -29,31 +29,21 @@ _LI = "Li and Li, t-HNE, Table 3, after Han et al., arXiv 2109.00412"
 _CAI = "Cai et al., Scientific Reports 15:2126, 2025, Table 4"
 
 
-@dataclass(frozen=True)
-class PublishedRow:
-    """One row of Table 2. Numbers are text with the decimals of their source; the last three are in percent.
+@dataclass(frozen=True, kw_only=True)
+class PublishedSystem:
+    """One row of a published table. Numbers are text with the decimals of their source.
 
     Args:
         system: as the paper calls it.
         methods: the names of our rows that it may be.
-        mae: mean absolute error of sentiment in [-3, 3].
-        pearson: Pearson's correlation; r or Corr in the literature.
-        acc2: accuracy of the sign, without samples whose sentiment is 0.
-        f1: of the sign, weighted by class.
-        acc7: accuracy of the rounded sentiment.
         provenance: whose numbers the paper prints.
-        status: ``"repeated"``: read in a later article that repeats the row. ``"recalled"``: from memory; nobody looked
-            it up.
+        status: ``"repeated"``: read in a later article that repeats the row. ``"released"``: read in the name of a released
+            file of weights. ``"recalled"``: from memory; nobody looked it up.
         seen: where it was read; empty when it was recalled.
     """
 
     system: str
     methods: tuple[str, ...]
-    mae: str
-    pearson: str
-    acc2: str
-    f1: str
-    acc7: str
     provenance: str
     status: Status
     seen: str = ""
@@ -61,13 +51,37 @@ class PublishedRow:
     @property
     def numbers(self) -> dict[str, str]:
         """The numbers by the names that our metrics have."""
-        return {"mae": self.mae, "pearson": self.pearson, "acc2": self.acc2, "f1": self.f1, "acc7": self.acc7}
+        raise NotImplementedError
 
     @property
     def marked(self) -> dict[str, str]:
         """The numbers as they are printed: with a question mark when they were recalled."""
         mark = "?" if self.status == "recalled" else ""
         return {name: number + mark for name, number in self.numbers.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedRow(PublishedSystem):
+    """One row of Table 2. The last three numbers are in percent.
+
+    Args:
+        mae: mean absolute error of sentiment in [-3, 3].
+        pearson: Pearson's correlation; r or Corr in the literature.
+        acc2: accuracy of the sign, without samples whose sentiment is 0.
+        f1: of the sign, weighted by class.
+        acc7: accuracy of the rounded sentiment.
+    """
+
+    mae: str
+    pearson: str
+    acc2: str
+    f1: str
+    acc7: str
+
+    @property
+    def numbers(self) -> dict[str, str]:
+        """The numbers by the names that our metrics have."""
+        return {"mae": self.mae, "pearson": self.pearson, "acc2": self.acc2, "f1": self.f1, "acc7": self.acc7}
 
 
 TABLE_2 = (
@@ -169,7 +183,7 @@ class PublishedLine:
 
     method: str
     stage: str
-    published: PublishedRow
+    published: PublishedSystem
     ours: Mapping[str, Estimate | None]
 
 
@@ -182,19 +196,21 @@ class Published:
         metrics: those of the published table, in its order.
         rows: in the order of the comparison, then the published rows that it does not have.
         notes: what a reader must know to read the numbers, a sentence or two each.
+        place: where the published table is, and of which data set.
     """
 
     title: str
     metrics: tuple[Metric, ...]
     rows: tuple[PublishedLine, ...]
     notes: tuple[str, ...]
+    place: str
 
     @property
     def caption(self) -> str:
         """Title, and what the numbers are and are not."""
         return (
-            f"{self.title}: beside Table 2 of the MSAF paper (Su et al., arXiv 2012.07175), CMU-MOSEI. Inputs, folds, "
-            "systems and training differ, so the numbers stand beside each other and do not compare."
+            f"{self.title}: beside {self.place}. Inputs, folds, systems and training differ, so the numbers stand beside "
+            "each other and do not compare."
         )
 
 
@@ -213,35 +229,65 @@ def build_published(table: Table) -> Published | None:
     Raises:
         ResultError: the table is of validation scores.
     """
+    place = "Table 2 of the MSAF paper (Su et al., arXiv 2012.07175), CMU-MOSEI"
+    published = put_beside(table, TABLE_2, _METRICS, place)
+    return None if published is None else replace(published, notes=tuple(_notes(published)))
+
+
+def put_beside(
+    table: Table, published: Sequence[PublishedSystem], metrics: tuple[Metric, ...], place: str
+) -> Published | None:
+    """Put the rows of a published table beside those of a comparison, by their names, without notes.
+
+    Args:
+        table: from ``build_table``, of test scores.
+        published: rows; a name of ours is in one of them at most.
+        metrics: of the published table.
+        place: where it is, and of which data set.
+
+    Returns:
+        The table; None when none of its rows is among the published ones, or no metric is.
+
+    Raises:
+        ResultError: the table is of validation scores.
+    """
     if table.part != "test":
         raise ResultError(
             f"published scores are of test samples, and this table is of {table.part} scores: build it of part 'test'"
         )
     measured = {metric.name for metric in (table.score, *table.others)}
-    if not measured & {metric.name for metric in _METRICS}:
+    if not measured & {metric.name for metric in metrics}:
         return None
-    known = {method: row for row in TABLE_2 for method in row.methods}
+    known = {method: row for row in published for method in row.methods}
     lines = [
-        PublishedLine(row.method, row.stage, known[_name(row)], _ours(row, table))
+        PublishedLine(row.method, row.stage, known[_name(row)], _ours(row, table, metrics))
         for row in table.rows
         if _name(row) in known
     ]
     if not lines:
         return None
     had = {line.published.system for line in lines}
-    nothing = dict.fromkeys((metric.name for metric in _METRICS), None)
-    lines += [PublishedLine(row.system, NOT_COMPARED, row, nothing) for row in TABLE_2 if row.system not in had]
-    published = Published(table.title, _METRICS, tuple(lines), ())
-    return replace(published, notes=tuple(_notes(published)))
+    nothing = dict.fromkeys((metric.name for metric in metrics), None)
+    lines += [PublishedLine(row.system, NOT_COMPARED, row, nothing) for row in published if row.system not in had]
+    return Published(table.title, metrics, tuple(lines), (), place)
+
+
+def notes_on_places(rows: Sequence[PublishedSystem]) -> list[str]:
+    """A sentence for each place where numbers were read."""
+    notes = []
+    for place in dict.fromkeys(row.seen for row in rows if row.seen):
+        systems = dict.fromkeys(row.system for row in rows if row.seen == place)
+        notes.append(f"{', '.join(systems)}: read in {place}.")
+    return notes
 
 
 def _name(row: Row) -> str:
     return row.method.partition(" (")[0]
 
 
-def _ours(row: Row, table: Table) -> dict[str, Estimate | None]:
+def _ours(row: Row, table: Table, metrics: Sequence[Metric]) -> dict[str, Estimate | None]:
     scores: dict[str, Estimate | None] = {**row.others, table.score.name: row.score}
-    return {metric.name: scores.get(metric.name) for metric in _METRICS}
+    return {metric.name: scores.get(metric.name) for metric in metrics}
 
 
 def _notes(published: Published) -> list[str]:
@@ -252,11 +298,8 @@ def _notes(published: Published) -> list[str]:
         "for MSAF are not known here.",
         "status: no number was read in the paper itself. repeated: read in a later article that repeats the row, to one "
         "decimal; the paper may print another. recalled, and ? after a number: from memory, not looked up; it may be wrong.",
+        *notes_on_places(rows),
     ]
-    seen = dict.fromkeys(row.seen for row in rows if row.seen)
-    for place in seen:
-        systems = dict.fromkeys(row.system for row in rows if row.seen == place)
-        notes.append(f"{', '.join(systems)}: read in {place}.")
     if any("DCCA" in (line.method, line.published.system) for line in published.rows):
         notes.append("DCCA: whether the paper's row is of one step or of two is not known; it stands beside either.")
     notes.append("Accuracies and f1 are in percent. mae: lower is better. Elsewhere higher is better.")

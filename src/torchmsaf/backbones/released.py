@@ -1,12 +1,18 @@
 """Weights that others have released, read into this package's networks: never by name alone, never by running code.
 
-Five kinds of file are known:
+These kinds of file are known:
 
 - ``kinetics``: the 3D ResNeXt-101 (and networks like it) that Hara, Kataoka and Satoh trained on Kinetics; a dict with
   ``arch``, ``state_dict``, ``optimizer`` and ``epoch``, and ``module.`` before every key.
 - ``ravdess-video``, ``ravdess-audio``: the networks for one modality of the authors of MSAF; bare state dicts.
 - ``ravdess-fused``: their fused network; a bare state dict of 621 keys.
 - ``mosei-fused``: their fused network for CMU-MOSEI, with its optimizer's state and scores beside it.
+- ``i3d``: Inception-v1 inflated, in any of its three PyTorch ports, with whatever number of classes; bare state dicts.
+- ``ntu-i3d``, ``ntu-rgb``, ``ntu-skeleton``: networks for one modality of NTU RGB+D: I3D, the inflated ResNet-50 and the
+  skeleton network of MFAS; bare state dicts.
+- ``ntu-fused-i3d``, ``ntu-fused-resnet50``, ``ntu-mmtm``: fused networks for NTU RGB+D, two of the authors of MSAF and one
+  of MMTM's; bare state dicts of 428, 418 and 362 keys.
+- ``torchvision-resnet50``: ResNet-50 for images, whose kernels become the middle frame of those of the inflated network.
 
 A file is a pickle. It is read with torch's restricted reader, which builds tensors and plain containers and refuses
 everything else.
@@ -15,19 +21,18 @@ everything else.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from torch import Tensor
 
+from torchmsaf.backbones import released_actions as actions
 from torchmsaf.backbones import released_maps as maps
-from torchmsaf.backbones.released_files import ReleasedFile, open_released, own_copy, some_keys
+from torchmsaf.backbones.released_files import ReleasedFile, open_released, read_point, some_keys
 from torchmsaf.errors import DataError
-from torchmsaf.ops.published import read_published
 
-Kind = Literal["kinetics", "ravdess-video", "ravdess-audio", "ravdess-fused", "mosei-fused"]
+Kind = Literal["kinetics", "ravdess-video", "ravdess-audio", "ravdess-fused", "mosei-fused", actions.ActionKind]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _CLASSES = 8  # of RAVDESS
@@ -61,17 +66,20 @@ class Converted:
         kind: one of ``KINDS``.
         networks: state dicts, ``"video"`` of :class:`~torchmsaf.backbones.ResNeXt3D` and ``"audio"`` of
             :class:`~torchmsaf.backbones.MFCCNet`; of CMU-MOSEI ``"video"``, ``"audio"`` and ``"text"`` of
-            :class:`~torchmsaf.backbones.lstm_net.LSTMNet` without their heads. Float32, on the CPU, contiguous, no two
-            tensors share memory.
+            :class:`~torchmsaf.backbones.lstm_net.LSTMNet` without their heads; of actions ``"rgb"`` of
+            :class:`~torchmsaf.backbones.I3D` or :class:`~torchmsaf.backbones.InflatedResNet50` and ``"skeleton"`` of
+            :class:`~torchmsaf.backbones.HCN`. Float32, on the CPU, contiguous, no two tensors share memory.
         points: state dicts of the :class:`torchmsaf.MSAF` modules of a fused network, of channels (1024, 32) and
-            (2048, 64), or (32, 64, 128); else none.
+            (2048, 64), (32, 64, 128), or (832, 128, 128) and (1024, 512), with the ResNet (1024, 128, 128) and (2048, 512);
+            those of MMTM in ``ntu-mmtm``; else none.
         notes: sentences that whoever uses the weights has to know.
         matched: how many tensors of the file were used.
         unmatched_file: what else is in the file, ``"key: why it is not used"``.
         unmatched_network: tensors of the networks that are not in the file, ``"video fc.weight"``; they are not in
             ``networks`` either.
         settings: what the networks have to be built and fed with, plain values: ``stem_relu``, ``channel_order`` and, for
-            Kinetics, ``value_range``, ``mean``, ``std``, ``frames`` and ``size``. Empty for audio and CMU-MOSEI.
+            Kinetics, ``value_range``, ``mean``, ``std``, ``frames`` and ``size``; ``padding`` of I3D. Empty for audio,
+            CMU-MOSEI and skeletons.
         decide: the last layer of a fused network that has one: ``weight`` and ``bias``; else empty.
     """
 
@@ -93,7 +101,7 @@ def read_released(path: str | Path, kind: str | None = None, *, outputs: int = _
         path: the file, as it was downloaded.
         kind: one of ``KINDS``; None = recognized by its keys.
         outputs: K of the video network that Kinetics weights are for. Their last layer is used when it has as many.
-            RAVDESS files always have 8.
+            RAVDESS files always have 8, those of NTU RGB+D 60; I3D has as many as its file.
 
     Raises:
         DataError: there is no such file, it is damaged or something else, it holds more than tensors and plain
@@ -104,6 +112,9 @@ def read_released(path: str | Path, kind: str | None = None, *, outputs: int = _
         raise DataError(f"{path} cannot be read as {kind!r}; the kinds are {', '.join(KINDS)}")
     file = open_released(path)
     found = _recognize(file) if kind is None else KINDS[KINDS.index(kind)]
+    if found in actions.READERS:
+        networks, rest = actions.READERS[found](file)
+        return _result(file, found, networks, **rest)
     reader = {
         "kinetics": _kinetics,
         "ravdess-video": _ravdess_video,
@@ -189,7 +200,7 @@ def _ravdess_fused(file: ReleasedFile, _: int) -> Converted:
     audio = file.take(maps.audio_shapes(_CLASSES), lambda name: maps.fused_name(name, maps.FUSED_AUDIO))
     points = [file.take(maps.point_shapes(point)) for point in maps.POINTS]
     file.check("the fused network for RAVDESS")
-    fused = tuple(_point(state, point) for state, point in zip(points, maps.POINTS, strict=True))
+    fused = tuple(read_point(state, point) for state, point in zip(points, maps.POINTS, strict=True))
     settings = {"stem_relu": False, "channel_order": "bgr"}
     networks = {"video": video, "audio": audio}
     return _result(file, "ravdess-fused", networks, points=fused, notes=[_STEM, BGR_INPUT], settings=settings)
@@ -203,18 +214,15 @@ def _mosei_fused(file: ReleasedFile, _: int) -> Converted:
     point = file.take(maps.point_shapes(maps.MOSEI_POINT))
     decide = file.take(maps.MOSEI_DECIDE, lambda name: f"multimodal_classifier.0.{name}")
     file.check("the fused network for CMU-MOSEI")
-    fused = (_point(point, maps.MOSEI_POINT),)
+    fused = (read_point(point, maps.MOSEI_POINT),)
     return _result(file, "mosei-fused", networks, points=fused, decide=decide, notes=[MOSEI_INPUT])
-
-
-def _point(state: Mapping[str, Tensor], point: maps.Point) -> dict[str, Tensor]:
-    """A published MSAF module under our names."""
-    return {name: own_copy(tensor) for name, tensor in read_published(state, point.channels, point.prefix)[0].items()}
 
 
 def _recognize(file: ReleasedFile) -> Kind:
     """The kind of a file, by its keys."""
     state = file.state
+    if action := actions.recognize(state):
+        return action
     if any(key.startswith(("video_model_blocks.", "audio_model_blocks.")) for key in state):
         return "ravdess-fused"
     if "multimodal_classifier.0.weight" in state:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from torchmsaf.backbones import released_maps as maps
 from torchmsaf.errors import DataError
+from torchmsaf.ops.published import read_published
 
 _SHOWN = 5
 _STARTS = {b"<": "a web page", b"version https://git-lfs": "a Git LFS pointer, not the file itself"}
@@ -133,6 +134,11 @@ def own_copy(tensor: Tensor) -> Tensor:
     """A copy in memory of its own, weights in float32."""
     kind = torch.float32 if tensor.is_floating_point() else torch.int64
     return tensor.detach().to(kind, copy=True, memory_format=torch.contiguous_format)
+
+
+def read_point(state: Mapping[str, Tensor], point: maps.Point) -> dict[str, Tensor]:
+    """A published MSAF module under our names."""
+    return {name: own_copy(tensor) for name, tensor in read_published(state, point.channels, point.prefix)[0].items()}
 
 
 def _said(value: object) -> str:

@@ -80,7 +80,7 @@ _MOSEI_MODELS = {"video": "visual_model", "audio": "audio_model", "text": "text_
 @functools.cache
 def lstm_shapes(inputs: int, hidden: int) -> Shapes:
     """Name and shape of every tensor of the LSTMs of :class:`~torchmsaf.backbones.lstm_net.LSTMNet`."""
-    shapes = _shapes(lambda: LSTMNet((inputs, 50), 1, hidden=hidden))
+    shapes = network_shapes(lambda: LSTMNet((inputs, 50), 1, hidden=hidden))
     return {name: shape for name, shape in shapes.items() if name.startswith("lstm")}
 
 
@@ -98,13 +98,13 @@ def mosei_name(modality: str, name: str) -> str:
 @functools.cache
 def video_shapes(outputs: int) -> Shapes:
     """Name and shape of every tensor of :class:`~torchmsaf.backbones.ResNeXt3D`."""
-    return _shapes(lambda: ResNeXt3D(outputs))
+    return network_shapes(lambda: ResNeXt3D(outputs))
 
 
 @functools.cache
 def audio_shapes(outputs: int) -> Shapes:
     """Name and shape of every tensor of :class:`~torchmsaf.backbones.MFCCNet`, built for the paper's recordings."""
-    return _shapes(lambda: MFCCNet(outputs))
+    return network_shapes(lambda: MFCCNet(outputs))
 
 
 def point_shapes(point: Point) -> Shapes:
@@ -151,7 +151,8 @@ def block_of(key: str) -> tuple[int, int] | None:
     return LAYERS.index(layer), int(number)
 
 
-def _shapes(build: Callable[[], nn.Module]) -> Shapes:
+def network_shapes(build: Callable[[], nn.Module]) -> Shapes:
+    """Name and shape of every tensor of a network. Torch's generator is left as it was."""
     # built for real: drawing starting values on the meta device makes torch import for seconds
     with torch.random.fork_rng(devices=[]):
         return {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +27,16 @@ class StagedNetwork(nn.Module):
     maps ``(B, C, T)`` and lengths ``(B,)``, or None where nothing is padded. Its stages keep T, and read no padding. Other
     networks see zeros there.
 
+    A network of several persons has maps ``(B, C, *positions, S)`` after some of its stages, one of each person, and its
+    lengths say how many of the S are real: these come first.
+
     Attributes:
         takes_lengths: whether it is such a network.
+        names: of the stages, such as those of their last layers; empty = they have none.
+        placements: from the words of the MSAF paper's Table 5, ``early``, ``intermediate`` and ``late``, to the names of the
+            stages after which such a fusion stands.
+        streams: of each stage, S, or 0 for maps without persons; empty = all of them are.
+        taps: names of the stages, or ``feature``, that a method reads which reads several depths at once; empty = all.
         stages: from maps to maps, ``(B, C, *positions)`` each: modules, or methods of a network whose layers keep names
             of their own.
         head: from the feature vector to ``(B, K)``; a module or a method.
@@ -36,6 +45,10 @@ class StagedNetwork(nn.Module):
     """
 
     takes_lengths = False
+    names: tuple[str, ...] = ()
+    placements: Mapping[str, str] = MappingProxyType({})
+    streams: tuple[int, ...] = ()
+    taps: tuple[str, ...] = ()
     stages: nn.ModuleList | tuple[Part, ...]
     head: Part
     channels: tuple[int, ...]

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchmsaf.cli import emotion, sentiment
+from torchmsaf.cli import action, emotion, sentiment
 from torchmsaf.cli.running import by_modality, recipe_of, run, train_all_epochs
 from torchmsaf.cli.settings import ConfigParser, add_rows, add_split, add_training, read_settings
 from torchmsaf.errors import DataError
@@ -48,6 +48,15 @@ def add_compare(compare: argparse.ArgumentParser) -> None:
             allow_abbrev=False,
             help="RAVDESS, the first application of the MSAF paper (Table 1)",
             description="Emotion recognition on prepared RAVDESS clips: 3D ResNeXt-50 for video, a 1D CNN for audio.",
+        )
+    )
+    action.add_compare(
+        kinds.add_parser(
+            "action",
+            allow_abbrev=False,
+            help="NTU RGB+D, the third application of the MSAF paper (Table 3), and other skeletons",
+            description="Actions of prepared clips: I3D or an inflated ResNet-50 for frames, HCN for skeletons, and MSAF "
+            "between them with each person as an input of its own.",
         )
     )
     sentiment.add_compare(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from torchmsaf.cli.prepare_actions import add_ntu
 from torchmsaf.cli.prepare_sentiment import add_sentiment
 from torchmsaf.cli.synth_mosei import add_synth_mosei
+from torchmsaf.cli.synth_ntu import add_synth_ntu
 from torchmsaf.errors import DataError
 
 _AGAIN = "what is done is kept, and the same command goes on with it"
@@ -47,6 +49,7 @@ def add_prepare(prepare: argparse.ArgumentParser) -> None:
     add("--jobs", type=int, help="processes (default: the cores there are)")
     ravdess.set_defaults(run=_prepare, interrupted=_AGAIN)
     add_sentiment(sets)
+    add_ntu(sets)
 
 
 def add_synth(synth: argparse.ArgumentParser) -> None:
@@ -68,6 +71,7 @@ def add_synth(synth: argparse.ArgumentParser) -> None:
     add("--jobs", type=int, help="processes (default: the cores there are)")
     ravdess.set_defaults(run=_synth, interrupted=_AGAIN)
     add_synth_mosei(sets)
+    add_synth_ntu(sets)
 
 
 def add_download(download: argparse.ArgumentParser) -> None:
@@ -92,10 +96,14 @@ def add_convert(convert: argparse.ArgumentParser) -> None:
     add(
         "file",
         type=Path,
-        help="weights as released: Kinetics ResNeXt, or MSAF's networks of RAVDESS and CMU-MOSEI",
+        help="weights as released: Kinetics ResNeXt and I3D, torchvision's ResNet-50, MSAF's networks of RAVDESS, CMU-MOSEI "
+        "and NTU RGB+D, and those they began with",
     )
     add("--out", type=Path, help="(default: FILE with .safetensors)")
-    kinds = ("kinetics", "ravdess-video", "ravdess-audio", "ravdess-fused", "mosei-fused")
+    kinds = (
+        "kinetics", "ravdess-video", "ravdess-audio", "ravdess-fused", "mosei-fused", "i3d", "ntu-i3d", "ntu-rgb",
+        "ntu-skeleton", "ntu-fused-i3d", "ntu-fused-resnet50", "ntu-mmtm", "torchvision-resnet50",
+    )  # fmt: skip
     add("--kind", choices=kinds, help="(default: recognized by its keys)")
     add("--all", action="store_true", help="list every tensor that is not used, not five")
     convert.set_defaults(run=_convert, interrupted="nothing was written")

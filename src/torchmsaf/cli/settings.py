@@ -17,7 +17,7 @@ def add_training(parser: argparse.ArgumentParser, name: str) -> None:
     told = "test with noise on one modality after the other, in standard deviations in training; --noise alone: without"
     add("--noise", told, type=float, nargs="*", metavar="LEVEL")
     add("--config", "YAML with any of these options by name; the command line wins", type=Path)
-    folder = f"runs/{name}…" if name in ("emotion", "sentiment") else f"runs/{name}"
+    folder = f"runs/{name}…" if name in ("action", "emotion", "sentiment") else f"runs/{name}"
     add("--out", "result folder", otherwise=f"{folder}, or the first free {folder}-2, …", type=Path)
     add("--resume", "go on with what was interrupted in --out", action="store_true")
     add("--epochs", "budget of each training", type=int)
@@ -26,6 +26,10 @@ def add_training(parser: argparse.ArgumentParser, name: str) -> None:
     add("--learning-rate", "of Adam; systems may have their own", type=float)
     add("--fusion-learning-rate", "of what the fusion adds", otherwise="the same", type=float)
     add("--weight-decay", "of Adam", type=float)
+    told = "after so many epochs all learning rates are divided by 10; alone: they stay"
+    add("--decay-epochs", told, otherwise="they stay", type=int, nargs="*", metavar="N")
+    told = "intermediate methods: each network learns from its own prediction, in turn, and the fusion with each"
+    add("--alternate", told, action="store_true")
     told = "bf16: train in bfloat16 where that is safe; no: in float32"
     add("--precision", told, otherwise="no", choices=("bf16", "no"))
     told = "channels_last: faster for 3D networks on some machines"
@@ -60,8 +64,8 @@ class _Adder:
     def __init__(self, group: argparse._ArgumentGroup, name: str) -> None:
         self.group, self.shipped = group, [shipped(name)]
         self.name = name
-        if name == "emotion":  # whose presets have defaults of their own
-            self.shipped.append(shipped("emotion-small"))
+        if name in ("emotion", "action"):  # whose presets have defaults of their own
+            self.shipped.append(shipped(f"{name}-small"))
 
     def __call__(self, option: str, text: str, *, otherwise: str | None = None, **settings: Any) -> None:
         """Add an option; ``otherwise`` is what happens where nothing is shipped."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from torchmsaf.cli import emotion, sentiment
+from torchmsaf.cli import action, emotion, sentiment
 
 
 def add_train(train: argparse.ArgumentParser) -> None:
@@ -16,6 +16,14 @@ def add_train(train: argparse.ArgumentParser) -> None:
             allow_abbrev=False,
             help="emotions of RAVDESS",
             description="The networks of video and audio, then the fused network, on one fold; model.safetensors in --out.",
+        )
+    )
+    action.add_train(
+        tasks.add_parser(
+            "action",
+            allow_abbrev=False,
+            help="actions of NTU RGB+D, and of other skeletons",
+            description="The networks of frames and skeletons, then the fused network; model.safetensors in --out.",
         )
     )
     sentiment.add_train(

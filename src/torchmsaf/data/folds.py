@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,8 @@ class Protocol:
         description: what tests, what validates, and how it was drawn.
         citation: where the protocol is from, or None.
         folds: the folds, by index.
-        chosen_on_test: the test part is the validation part too, so scores are optimistic.
+        chosen_on_test: samples of the test part are the validation part, so scores are optimistic.
+        chosen_by: what chooses the epoch; None = the accuracy where it is chosen on test samples, else the loss.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Protocol:
     citation: str | None
     folds: tuple[Fold, ...]
     chosen_on_test: bool = False
+    chosen_by: Literal["loss", "accuracy"] | None = None
 
 
 def make_protocol(samples: Samples, *, folds: int = 5, validation: float = 0.2, seed: int = 0) -> Protocol:
@@ -96,13 +99,13 @@ def check_fold(fold: Fold, samples: Samples, *, chosen_on_test: bool = False) ->
     Args:
         fold: to be checked.
         samples: whose rows the fold has.
-        chosen_on_test: the protocol says that its test part is its validation part too. Then they must be the same
-            rows, and all else is checked as ever.
+        chosen_on_test: the protocol says that it validates on samples of its test part. Then all of them must be, and all
+            else is checked as ever.
 
     Raises:
         ProtocolError: a part is empty, not sorted or out of range; a sample or a group is in two parts; a class does
-            not occur in the training part; with ``chosen_on_test``, validation and test differ. The message names the
-            fold and what is wrong.
+            not occur in the training part; with ``chosen_on_test``, a validation sample does not test. The message names
+            the fold and what is wrong.
     """
     parts = {"train": fold.train, "validation": fold.validation, "test": fold.test}
     for part, rows in parts.items():
@@ -113,10 +116,10 @@ def check_fold(fold: Fold, samples: Samples, *, chosen_on_test: bool = False) ->
                 f"fold {fold.index}: the {part} part must be sorted row numbers from 0 to {len(samples) - 1}, each once"
             )
     if chosen_on_test:
-        if not np.array_equal(fold.validation, fold.test):
+        if len(alone := np.setdiff1d(fold.validation, fold.test)):
             raise ProtocolError(
-                f"fold {fold.index}: its protocol is chosen_on_test, so the validation part must be the test part; "
-                f"{len(np.setxor1d(fold.validation, fold.test))} samples are in one of them only"
+                f"fold {fold.index}: its protocol is chosen_on_test, so the validation part must be of the test part; "
+                f"{len(alone)} samples are not"
             )
         del parts["validation"]
     _check_disjoint(fold.index, "sample", samples.ids, parts)

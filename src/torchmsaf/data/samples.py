@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchmsaf.data.stored import Features, StoredFeatures
 from torchmsaf.errors import DataError
-from torchmsaf.ops.steps import step_mask
+from torchmsaf.ops.steps import entry_mask
 
 # n samples, M modalities, C channels of one modality
 
@@ -34,8 +34,9 @@ class Samples:
         groups: the group of each sample (actor, speaker, video), or None.
         parts: the shipped split, ``train``, ``validation`` or ``test`` of each sample, or None.
         fingerprint: sha256 of the content, see :func:`fingerprint`.
-        lengths: modality name -> ``(n,)`` int64, how many of its T steps are real, for sequences ``(n, C, T)`` that are
-            padded at their end; 0 where a sample lacks the modality. A modality that is not in it has no padding.
+        lengths: modality name -> ``(n,)`` int64, how many entries of the last axis are real, for what is padded at its end:
+            steps of sequences ``(n, C, T)``, persons of skeletons ``(n, C, T, V, S)``; 0 where a sample lacks the modality.
+            A modality that is not in it has no padding.
         tokens: modality name -> size of its vocabulary, for ``(n, 1, T)`` sequences of word numbers: 0 is padding, 1 a word
             that the vocabulary does not have. Nobody scales these.
 
@@ -250,18 +251,18 @@ def _check_lengths(samples: Samples) -> None:
             )
     for name, lengths in samples.lengths.items():
         value, present = samples.features[name], samples.present[:, samples.modalities.index(name)]
-        if len(value.shape) != 3 or lengths.shape != (n,) or lengths.dtype != torch.int64:
+        if len(value.shape) < 3 or lengths.shape != (n,) or lengths.dtype != torch.int64:
             raise DataError(
                 f"{samples.name}: lengths of {name!r} are {lengths.dtype} {tuple(lengths.shape)} for features "
-                f"{tuple(value.shape)}; torch.int64 ({n},) for sequences ({n}, C, T) is needed"
+                f"{tuple(value.shape)}; torch.int64 ({n},) for sequences ({n}, C, T), or more axes, is needed"
             )
-        steps = value.shape[2]
+        steps = value.shape[-1]
         if bool((lengths < 0).any()) or bool((lengths > steps).any()) or not torch.equal(lengths > 0, present):
             raise DataError(
                 f"{samples.name}: lengths of {name!r} go from {int(lengths.min())} to {int(lengths.max())}; 1 to {steps} is "
                 "needed, and 0 where a sample lacks the modality"
             )
-        if isinstance(value, Tensor) and bool(torch.where(step_mask(lengths, steps)[:, None], 0, value).any()):
+        if isinstance(value, Tensor) and bool(torch.where(entry_mask(lengths, value), 0, value).any()):
             raise DataError(f"{samples.name}: modality {name!r} is not zero behind the end of its sequences")
     for name, size in samples.tokens.items():
         value = samples.features[name]

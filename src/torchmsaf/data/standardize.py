@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmsaf.data.samples import Samples
 from torchmsaf.data.stored import Features, StoredFeatures
 from torchmsaf.errors import DataError
-from torchmsaf.ops.steps import step_mask
+from torchmsaf.ops.steps import entry_mask, step_mask
 
 # n samples, C channels
 
@@ -61,8 +61,8 @@ class Standardizer:
                 if (found := value.moments(here)) is not None:
                     mean[name], std[name] = found
             elif name in samples.lengths:
-                real = step_mask(samples.lengths[name][here], value.shape[2])
-                mean[name], std[name] = moments(value[here].transpose(1, 2)[real].T)
+                real = step_mask(samples.lengths[name][here], value.shape[-1])
+                mean[name], std[name] = moments(value[here].movedim(-1, 1)[real].transpose(0, 1).flatten(1))
             else:
                 mean[name], std[name] = moments(value[here].transpose(0, 1).flatten(1))
         if not samples.regression:
@@ -105,7 +105,7 @@ class Standardizer:
         result = ((value.double() - self.mean[name].view(shape)) / self.std[name].view(shape)).float()
         result[~samples.present[:, samples.modalities.index(name)]] = 0
         if name in samples.lengths:
-            result.masked_fill_(~step_mask(samples.lengths[name], value.shape[2])[:, None], 0)
+            result.masked_fill_(~entry_mask(samples.lengths[name], value), 0)
         return result
 
 

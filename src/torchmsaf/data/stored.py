@@ -31,6 +31,10 @@ class StoredFeatures(ABC):
     def __getitem__(self, rows: Tensor) -> Tensor:
         """Read rows ``(b,)``: ``(b, C, *positions)`` float32, the caller's own."""
 
+    def drawn(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """As training sees rows ``(b,)``: the same shape, maybe another part of what is stored, drawn from the generator."""
+        return self[rows]
+
     @abstractmethod
     def take(self, rows: Tensor) -> StoredFeatures:
         """The same features of some rows ``(b,)``, not read yet."""

@@ -74,7 +74,8 @@ class Comparison:
     @property
     def objective(self) -> Objective:
         """The loss and the metrics."""
-        chosen_by: Literal["loss", "accuracy"] = "accuracy" if self.protocol.chosen_on_test else "loss"
+        usual: Literal["loss", "accuracy"] = "accuracy" if self.protocol.chosen_on_test else "loss"
+        chosen_by = self.protocol.chosen_by or usual
         return Objective(self.kind, self.samples.n_outputs, top_k=self.top_k, chosen_by=chosen_by)
 
     @property
@@ -166,10 +167,7 @@ class Comparison:
                 "kind": objective.kind,
                 "score": objective.score,
                 "higher_is_better": objective.higher_is_better,
-                "epoch_chosen_by": {
-                    "loss": "smallest validation loss of the task",
-                    "accuracy": "largest accuracy on the test samples",
-                }[objective.chosen_by],
+                "epoch_chosen_by": _chosen_by(objective.chosen_by, protocol.chosen_on_test),
             },
             "methods": [asdict(choice) for choice in self.methods],
             "networks": dict(self.networks),
@@ -191,6 +189,12 @@ class Comparison:
         yield "random_start", not self.starts
         yield "joint", self.joint
         yield "target_as_it_is", not self.scale_target
+
+
+def _chosen_by(measure: str, on_test: bool) -> str:
+    if not on_test:
+        return {"loss": "smallest validation loss of the task", "accuracy": "largest validation accuracy"}[measure]
+    return {"loss": "smallest loss on test samples", "accuracy": "largest accuracy on the test samples"}[measure]
 
 
 def compare(

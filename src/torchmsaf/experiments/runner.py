@@ -239,7 +239,7 @@ def _spread(part: Part) -> Tensor:
     for row in rows.tolist():
         x = part.features[0][torch.tensor([row])][0]
         if part.lengths and (own := part.lengths[0]) is not None:
-            x = x[:, : int(own[row])]
+            x = x[..., : int(own[row])]
         x = x.flatten(1).double() if x.dim() > 1 else x[:, None].double()
         count, total, squares = count + x.shape[1], total + x.sum(1), squares + x.square().sum(1)
     mean = total / count

@@ -4,6 +4,9 @@
 - *early*: ``fusion(vectors, present=None) -> (B, K)``, built from the widths of the feature vectors and K.
 - *late*: ``fusion(logits, present=None) -> (B, K)``, built from the number of modalities and the kind of task.
 
+A tapped method is an intermediate one that reads the networks at several depths at once and changes nothing in them:
+``fusion(features, present=None) -> (B, K)``, built from the widths of what can be read, by name, and K.
+
 A method that trains by a rule of its own overrides ``training_loss``, one that chooses something on validation ``fit``;
 nobody else asks which method it is.
 """
@@ -12,7 +15,7 @@ nobody else asks which method it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -119,6 +122,70 @@ class EarlyFusion(TrainingRule, nn.Module):
             return values
         check_flags(present, values[0].shape[0], len(values), values[0].device)
         return [torch.where(present[:, m, None], vector, 0) for m, vector in enumerate(values)]
+
+
+class TappedFusion(TrainingRule, nn.Module):
+    """Pooled vectors of several depths of all networks to one prediction.
+
+    Args:
+        taps: of each modality, the widths of the vectors that can be read, by the name of the place, from the shallowest
+            to the deepest.
+        out_features: K.
+
+    Attributes:
+        adds_parts: the prediction of the whole network is the sum of this one and of the networks' own.
+    """
+
+    adds_parts = False
+
+    def __init__(self, taps: Sequence[Mapping[str, int]], out_features: int) -> None:
+        super().__init__()
+        self.taps = _check_taps(taps)
+        self.out_features = check_integer("out_features", out_features, advice="the number of classes")
+
+    def forward(self, features: Sequence[Mapping[str, Tensor]], *, present: Tensor | None = None) -> Tensor:
+        """Predict.
+
+        Args:
+            features: of each modality, vectors ``(B, C)`` by the names of ``taps``. What is there of an absent modality is
+                not read.
+            present: ``(B, M)`` booleans; None = all.
+
+        Returns:
+            ``(B, K)``, without the networks' own predictions.
+        """
+        raise NotImplementedError
+
+    def read(
+        self, names: Sequence[str], features: Sequence[Mapping[str, Tensor]], present: Tensor | None
+    ) -> list[Tensor]:
+        """The vectors of one place a modality, checked, with zeros where a modality is absent."""
+        if not isinstance(features, list | tuple) or len(features) != len(self.taps):
+            got = len(features) if isinstance(features, list | tuple) else type(features).__name__
+            raise FusionInputError(f"features is a list of {len(self.taps)}, vectors by name a modality, got {got}")
+        vectors = []
+        for m, (name, own) in enumerate(zip(names, features, strict=True)):
+            if not isinstance(own, Mapping) or name not in own:
+                got = ", ".join(map(repr, own)) if isinstance(own, Mapping) else type(own).__name__
+                raise FusionInputError(f"modality {m}: expected vectors by name, {name!r} among them, got {got}")
+            vectors.append(own[name])
+        widths = [own[name] for name, own in zip(names, self.taps, strict=True)]
+        values = check_vectors(vectors, widths, "features", next(self.parameters(), None))
+        if present is None:
+            return values
+        check_flags(present, values[0].shape[0], len(values), values[0].device)
+        return [torch.where(present[:, m, None], vector, 0) for m, vector in enumerate(values)]
+
+
+def _check_taps(taps: Sequence[Mapping[str, int]]) -> tuple[dict[str, int], ...]:
+    example = '({"layer3": 1024, "layer4": 2048}, {"conv6": 256})'
+    if not isinstance(taps, list | tuple) or not taps:
+        raise FusionInputError(f"taps is a list of one mapping a modality, such as {example}, got {taps!r}")
+    for m, own in enumerate(taps):
+        if not isinstance(own, Mapping) or not own or not all(isinstance(name, str) for name in own):
+            raise FusionInputError(f"taps of modality {m}: expected widths by name, as in {example}, got {own!r}")
+        check_channels(list(own.values()), f"taps of modality {m}: the width of place")
+    return tuple({name: int(width) for name, width in own.items()} for own in taps)
 
 
 class LateFusion(TrainingRule, nn.Module):

@@ -12,6 +12,7 @@ from torch import nn
 
 from torchmsaf.errors import FusionInputError
 from torchmsaf.fusion.averaging import Averaging
+from torchmsaf.fusion.base import TappedFusion
 from torchmsaf.fusion.centralnet import CentralNet
 from torchmsaf.fusion.compact_bilinear import CompactBilinear
 from torchmsaf.fusion.concat import ConcatFC
@@ -23,12 +24,14 @@ from torchmsaf.fusion.gmu import GMU
 from torchmsaf.fusion.lmf import LMF
 from torchmsaf.fusion.mbt import MBT
 from torchmsaf.fusion.mcbp import MCBP
+from torchmsaf.fusion.mfas import MFAS
 from torchmsaf.fusion.mmtm import MMTM
 from torchmsaf.fusion.mulmix import MulMix
 from torchmsaf.fusion.multiplication import Multiplication
 from torchmsaf.fusion.multiplicative import Multiplicative
 from torchmsaf.fusion.se import SqueezeExcitation
 from torchmsaf.fusion.self_attention import SelfAttention
+from torchmsaf.fusion.sgm import SGM
 from torchmsaf.fusion.tfn import TFN
 from torchmsaf.fusion.voting import Voting
 from torchmsaf.fusion.weighted import WeightedSum
@@ -65,6 +68,11 @@ class Method:
     def modalities(self) -> str:
         """How many modalities it takes, in words."""
         return f"{self.fewest} or more" if self.most is None else f"{self.fewest} to {self.most}"
+
+    @property
+    def tapped(self) -> bool:
+        """Whether it reads several depths of the networks at once, as :class:`torchmsaf.fusion.base.TappedFusion`."""
+        return isinstance(self.build, type) and issubclass(self.build, TappedFusion)
 
     def takes(self, modalities: int | None) -> bool:
         """Whether it takes so many modalities; None = whatever number there is."""
@@ -103,6 +111,8 @@ _ALL = (
     Method("film", "intermediate", FiLM, "Perez et al., AAAI, arXiv 1709.07871", 2018, fewest=2),
     Method("mmtm", "intermediate", MMTM, "Vaezi Joze et al., CVPR, arXiv 1911.08670", 2020),
     Method("centralnet", "intermediate", CentralNet, "Vielzeuf et al., ECCV Workshops, arXiv 1808.07275", 2018),
+    Method("mfas", "intermediate", MFAS, "Perez-Rua et al., CVPR, arXiv 1903.06496", 2019, regression=False, fewest=2),
+    Method("sgm", "intermediate", SGM, "Li et al., Pattern Recognition 104:107356, a stand-in", 2020, fewest=2),
     Method("mbt", "intermediate", MBT, "Nagrani et al., NeurIPS, arXiv 2107.00135", 2021),
     Method("msaf", "intermediate", MSAF, "Su et al., arXiv 2012.07175", 2020),
 )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from torchmsaf.errors import FusionInputError, GraftError
-from torchmsaf.fusion.base import BranchFusion
+from torchmsaf.fusion.base import BranchFusion, TappedFusion
 from torchmsaf.fusion.registry import METHODS, create_fusion, find_method
 from torchmsaf.grafting.describe import from_sight
 from torchmsaf.grafting.dry_run import Sight, find_layer, observe
@@ -135,6 +135,7 @@ def _observe(
 
 def _fusion(point: FusionPoint, stops: Sequence[Stop], networks: Mapping[str, nn.Module]) -> nn.Module:
     where = f"point {stops[0].point}"
+    _check_maps(point.fusion, where)
     if isinstance(point.fusion, nn.Module):
         _check_built(point.fusion, stops)
         return point.fusion
@@ -163,6 +164,19 @@ def _fusion(point: FusionPoint, stops: Sequence[Stop], networks: Mapping[str, nn
     if like is None:
         return fusion
     return fusion.to(like.device, torch.float64 if like.dtype == torch.float64 else None)
+
+
+def _check_maps(fusion: object, where: str) -> None:
+    """Whether it gives maps back, and not a prediction made of several depths."""
+    tapped = (
+        METHODS[fusion].tapped if isinstance(fusion, str) and fusion in METHODS else isinstance(fusion, TappedFusion)
+    )
+    if tapped:
+        name = repr(fusion) if isinstance(fusion, str) else type(fusion).__name__
+        raise GraftError(
+            f"{where}: {name} reads several depths at once and gives a prediction, not maps, and does not stand between "
+            "layers; it works in networks with stages (torchmsaf.tasks.network.FusedNetwork)"
+        )
 
 
 def _check_built(fusion: nn.Module, stops: Sequence[Stop]) -> None:

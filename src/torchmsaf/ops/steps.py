@@ -15,6 +15,11 @@ def step_mask(lengths: Tensor, steps: int) -> Tensor:
     return torch.arange(steps, device=lengths.device) < lengths[:, None]
 
 
+def entry_mask(lengths: Tensor, x: Tensor) -> Tensor:
+    """``(B,)`` lengths along the last axis of ``(B, C, *positions, S)`` to booleans ``(B, 1, …, S)``, True = real."""
+    return step_mask(lengths, x.shape[-1]).view(len(lengths), *(1 for _ in x.shape[1:-1]), x.shape[-1])
+
+
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """The mean over the real steps of ``(B, T, C)``: ``(B, C)``; zeros where there are none. Padding is not read."""
     real = torch.where(mask.unsqueeze(2), x, 0)

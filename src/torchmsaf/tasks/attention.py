@@ -43,10 +43,11 @@ def modality_attention(network: FusedNetwork, inputs: Sequence[Tensor]) -> list[
         with evaluating(network):
             network(inputs)
         shares = []
-        for point in points:
+        for point, owners in zip(points, network.owners, strict=True):
             args, kwargs = met[point]
             of_blocks = point.attention(*args, **kwargs)  # (B, q, N_m, C) each
-            shares.append(torch.stack([one.sum(2).mean((1, 2)) for one in of_blocks], dim=1))
+            of_inputs = torch.stack([one.sum(2).mean((1, 2)) for one in of_blocks], dim=1)
+            shares.append(of_inputs @ of_inputs.new_tensor(_belongs(owners, len(network.networks))))
         return shares
     finally:
         for handle in handles:
@@ -55,5 +56,14 @@ def modality_attention(network: FusedNetwork, inputs: Sequence[Tensor]) -> list[
 
 def even_attention(network: FusedNetwork) -> list[Tensor]:
     """The shares ``(M,)`` that :func:`modality_attention` would give for even attention, for each MSAF."""
-    blocks = [torch.tensor(point.blocks, dtype=torch.float32) for point in network.points if isinstance(point, MSAF)]
-    return [one / one.sum() for one in blocks]
+    shares = []
+    for point, owners in zip(network.points, network.owners, strict=False):
+        if isinstance(point, MSAF):
+            blocks = torch.tensor(point.blocks, dtype=torch.float32)
+            shares.append(blocks / blocks.sum() @ torch.tensor(_belongs(owners, len(network.networks))))
+    return shares
+
+
+def _belongs(owners: Sequence[int], modalities: int) -> list[list[float]]:
+    """One where an input of a point is of a modality, ``(inputs, M)``: the persons of a scene are of one."""
+    return [[float(owner == m) for m in range(modalities)] for owner in owners]

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from torchmsaf.data.stored import Features, StoredFeatures
-from torchmsaf.ops.steps import step_mask
+from torchmsaf.ops.steps import entry_mask
 from torchmsaf.tasks.augment import Augmentation, Noise
 
 T = TypeVar("T")
@@ -50,6 +50,7 @@ class Part(Dataset[Batch]):
         generator: what augmentations draw from.
         noise: on one modality, or none.
         lengths: ``(n,)`` real steps of each modality, None for one without padding; empty = no modality has any.
+        training: features on disk are seen as training does, which may be at random.
     """
 
     features: tuple[Features, ...]
@@ -59,13 +60,17 @@ class Part(Dataset[Batch]):
     generator: torch.Generator = field(default_factory=torch.Generator)
     noise: Noise | None = None
     lengths: tuple[Tensor | None, ...] = ()
+    training: bool = False
 
     def __len__(self) -> int:
         return len(self.target)
 
     def __getitem__(self, rows: Sequence[int]) -> Batch:
         index = torch.as_tensor(rows)
-        inputs = [x[index] for x in self.features]
+        inputs = [
+            x.drawn(index, self.generator) if self.training and isinstance(x, StoredFeatures) else x[index]
+            for x in self.features
+        ]
         for m, change in enumerate(self.augment):
             if change is not None:
                 inputs[m] = change(inputs[m], self.generator)
@@ -75,7 +80,7 @@ class Part(Dataset[Batch]):
         if self.noise is not None or self.augment:
             for m, own in enumerate(lengths):
                 if own is not None:  # padding stays zeros
-                    inputs[m] = inputs[m].masked_fill(~step_mask(own, inputs[m].shape[2])[:, None], 0)
+                    inputs[m] = inputs[m].masked_fill(~entry_mask(own, inputs[m]), 0)
         return Batch(inputs, self.target[index], self.present[index], lengths)
 
     @property
@@ -239,7 +244,8 @@ class Batches:
 
 def training_batches(part: Part, batch_size: int, seed: int, *, least: int = 2) -> Iterable[Batch]:
     """Shuffled batches, the last of ``least`` samples or more; augmentations from the same seed; files are read ahead."""
-    part = replace(part, generator=torch.Generator().manual_seed(seed + 1))  # not the order's own numbers again
+    # not the order's own numbers again
+    part = replace(part, generator=torch.Generator().manual_seed(seed + 1), training=True)
     order = Shuffled(len(part), batch_size, seed, least)
     if part.on_disk:
         return ReadAhead(Batches(part, order))

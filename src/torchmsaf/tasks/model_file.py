@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmsaf.backbones.by_rank import network_for
 from torchmsaf.errors import DataError, FusionInputError, TorchmsafError, in_one_line, require
 from torchmsaf.ops.checks import is_integer
-from torchmsaf.tasks import emotion, sentiment
+from torchmsaf.tasks import action, emotion, sentiment
 from torchmsaf.tasks.models import Model
 from torchmsaf.tasks.network import FusedNetwork, module_name
 from torchmsaf.tasks.systems.base import Kind
@@ -23,7 +23,7 @@ _KEY, _FORMAT = "torchmsaf", 2
 _OLD = (1,)  # which has no joint networks and no systems, and is read as it is
 # what a file may have called; by a prefix it could reach every function of torchmsaf, with arguments of its choice
 _PLACES = ("torchmsaf.backbones", "torchmsaf.backbones.staged")
-_OWN = {*emotion.NETWORKS.values(), *sentiment.NETWORKS.values()}
+_OWN = {*action.NETWORKS.values(), *emotion.NETWORKS.values(), *sentiment.NETWORKS.values()}
 _OWN |= {*(f"{place}.{name}" for place in _PLACES for name in ("VectorNet", "ConvNet"))}
 _LONGEST = 400  # characters of what torch says
 
@@ -211,7 +211,11 @@ def load_pretrained(
     if modality not in spec.networks:
         raise DataError(f"{path} has no network of {modality!r}; it has {', '.join(spec.networks)}")
     parameters = spec.about.get("parameters")
-    if modality == "video" and isinstance(parameters, Mapping) and parameters.get("channel_order", "rgb") != "rgb":
+    if (
+        modality in ("video", "rgb")
+        and isinstance(parameters, Mapping)
+        and parameters.get("channel_order", "rgb") != "rgb"
+    ):
         raise DataError(f"{path} was trained on frames in {parameters['channel_order']} order, and training has RGB")
     if options is not None:
         plain = json.loads(json.dumps(dict(options)))  # lists, as a file has them
@@ -247,5 +251,7 @@ def load_pretrained(
 
 
 def _last_layer(network: nn.Module) -> str | None:
-    names: list[str] = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)]
-    return names[-1] if names else None
+    for kind in (nn.Linear, nn.Conv3d):  # I3D has no linear layer
+        if names := [name for name, layer in network.named_modules() if isinstance(layer, kind)]:
+            return names[-1]
+    return None

@@ -5,23 +5,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from torchmsaf.backbones.staged import Part, StagedNetwork
+from torchmsaf.backbones.staged import StagedNetwork
 from torchmsaf.errors import FusionInputError
 from torchmsaf.fusion.averaging import Averaging
-from torchmsaf.fusion.base import BranchFusion, Criterion, TrainingRule, check_flags
+from torchmsaf.fusion.base import BranchFusion, Criterion, TappedFusion, TrainingRule, check_flags
 from torchmsaf.fusion.multiplication import Multiplication
 from torchmsaf.fusion.registry import METHODS, create_fusion, find_method
-from torchmsaf.ops.checks import is_integer
-from torchmsaf.ops.modes import evaluating
-from torchmsaf.ops.steps import check_lengths, step_mask
-from torchmsaf.ops.support import over_samples
+from torchmsaf.ops.steps import check_lengths
 from torchmsaf.tasks.fused import Fused
+from torchmsaf.tasks.points import FEATURE, Place, channels_at, channels_of_taps, find_places, inputs_of, taps_of
+from torchmsaf.tasks.way import Way
 
 # arguments of methods that follow from the networks and the task
 _NO_OPTIONS = ("channels", "widths", "modalities", "out_features", "regression")
@@ -30,17 +28,18 @@ _NO_OPTIONS = ("channels", "widths", "modalities", "out_features", "regression")
 class FusedNetwork(nn.Module):
     """Networks of several modalities with one fusion method.
 
-    An intermediate method stands after every stage that all networks have, counted from the last; the networks'
-    predictions are multiplied then (their logits summed, as in the paper), or averaged in regression. A method with a
-    branch of its own stands after the feature vectors too, and predicts from its branch.
+    An intermediate method stands after every stage that all networks have, counted from the last, or where ``points`` says
+    (:mod:`torchmsaf.tasks.points`); the networks' predictions are multiplied then (their logits summed, as in the paper), or
+    averaged in regression. A method with a branch of its own stands after the feature vectors too, and predicts from its
+    branch; one that reads several depths at once leaves all maps as they are. Each person of a network of several persons is
+    an input of its own to a fusion, which is absent where the data have fewer.
 
     Args:
         networks: one network a modality, in order. Their parameters keep their names under ``networks.<modality>.``,
             with the modality's name as :func:`module_name` writes it.
         method: name of the method; None for a single network without fusion.
         outputs: K.
-        options: arguments of the method; ``points`` of an intermediate one is how many stages it stands after, from
-            the last.
+        options: arguments of the method; ``points`` of an intermediate one is where it stands.
         regression: predictions are values.
         joint: an intermediate method without a branch predicts by one linear layer on all feature vectors, as the MSAF paper
             does for sentiment. The networks then go without heads of their own.
@@ -84,16 +83,24 @@ class FusedNetwork(nn.Module):
                 raise FusionInputError(f"{method}: {option!r} is set by the comparison, from the networks and the task")
         nets = list(networks.values())
         self.points = nn.ModuleList()
+        self.places: tuple[Place, ...] = ()
+        taps: list[dict[str, int]] | None = None
         if self.stage == "intermediate" and method is not None:
             if bare := [name for name, net in networks.items() if len(net.stages) == 0]:
                 raise FusionInputError(
                     f"{method}: it stands between stages, and the network of {', '.join(map(repr, bare))} has none; "
                     "early and late methods need none"
                 )
-            shared = min(len(net.stages) for net in nets)
-            for back in range(_number_of_points(method, arguments, shared), 0, -1):
-                self.points.append(create_fusion(method, channels=[net.channels[-back] for net in nets], **arguments))
-        self.joint = joint and self.stage == "intermediate"
+            build = find_method(method).build
+            if isinstance(build, type) and issubclass(build, TappedFusion):
+                taps = [channels_of_taps(net) for net in nets]
+                if "points" in arguments:
+                    raise FusionInputError(f"{method}: it has no points, and reads the networks at all their depths")
+            else:
+                self.places = find_places(method, arguments.pop("points", None), networks)
+            for place in self.places:
+                self.points.append(create_fusion(method, channels=channels_at(place, nets), **arguments))
+        self.joint = joint and self.stage == "intermediate" and taps is None
         self.has_branch = len(self.points) > 0 and isinstance(self.points[0], BranchFusion)
         if self.has_branch and method is not None:
             self.points.append(create_fusion(method, channels=[net.width for net in nets], **arguments))
@@ -102,6 +109,8 @@ class FusedNetwork(nn.Module):
             decide = create_fusion(method, modalities=len(nets), regression=regression, **arguments)
         elif self.stage == "early" and method is not None:
             decide = create_fusion(method, widths=[net.width for net in nets], out_features=outputs, **arguments)
+        elif taps is not None and method is not None:
+            decide = create_fusion(method, taps=taps, out_features=outputs, **arguments)
         elif self.has_branch:
             decide = cast(BranchFusion, self.points[-1]).head(outputs)
         elif self.joint:
@@ -127,21 +136,30 @@ class FusedNetwork(nn.Module):
             lengths: ``(B,)`` real steps of each modality that is a padded sequence, None for the others; None = no padding.
         """
         ways = self._ways(inputs, present, lengths)
-        maps, branch = list(inputs), None
-        between = len(self.points) - self.has_branch  # points between stages
-        for back in range(max(len(way.net.stages) for way in ways), 0, -1):
-            for m, way in enumerate(ways):
-                if back <= len(way.net.stages):
-                    maps[m] = way.run(way.net.stages[-back], maps[m], way.lengths)
-            if back <= between:
-                point = self.points[between - back]
-                masks = [way.mask(x) for way, x in zip(ways, maps, strict=True)]
-                more = {} if all(mask is None for mask in masks) else {"masks": masks}
-                if isinstance(point, BranchFusion):
-                    maps, branch = point.grow(maps, branch, present=present, **more)
-                else:
-                    maps = point(maps, present=present, **more)
+        maps, reached, branch = list(inputs), [0] * len(inputs), None
+        read: list[dict[str, Tensor]] = [{} for _ in ways]
+        for place, point in zip(self.places, self.points, strict=False):
+            for m, (way, tap) in enumerate(zip(ways, place, strict=True)):
+                maps[m], reached[m] = way.run_stages(maps[m], reached[m], tap.stage + 1), tap.stage + 1
+            met = [way.streams(tap, x) for way, tap, x in zip(ways, place, maps, strict=True)]
+            masks = [way.mask(x) for way, x in zip(ways, maps, strict=True)]
+            each = [mask for mask, some in zip(masks, met, strict=True) for _ in some]
+            here = self._present(place, ways, present)
+            more = {} if all(mask is None for mask in each) else {"masks": each}
+            flat = [x for some in met for x in some]
+            if isinstance(point, BranchFusion):
+                flat, branch = point.grow(flat, branch, present=here, **more)
+            else:
+                flat = point(flat, present=here, **more)
+            for m, (way, tap) in enumerate(zip(ways, place, strict=True)):
+                maps[m] = way.put(tap, maps[m], [flat.pop(0) for _ in met[m]])
+        tapped = isinstance(self.decide, TappedFusion)
+        for m, way in enumerate(ways):
+            maps[m] = way.run_stages(maps[m], reached[m], len(way.net.stages), read[m] if tapped else None)
         vectors = [way.run(way.net.feature, x, way.lengths) for way, x in zip(ways, maps, strict=True)]
+        if tapped:
+            for way, own, vector in zip(ways, read, vectors, strict=True):
+                own |= {"feature": vector} if FEATURE in taps_of(way.net) else {}
         if self.stage == "early":
             return Fused(self.decide(vectors, present=present))
         if self.has_branch:
@@ -149,12 +167,34 @@ class FusedNetwork(nn.Module):
         elif self.joint:
             return Fused(self.decide(vectors, present=present))
         parts = [way.run(way.net.head, vector) for way, vector in zip(ways, vectors, strict=True)]
-        prediction = self.decide(parts, present=present) if branch is None else self.decide(branch)
+        if tapped:
+            prediction = self.decide(read, present=present)
+            if self.decide.adds_parts:
+                prediction = prediction + torch.stack(parts).sum(0)
+        else:
+            prediction = self.decide(parts, present=present) if branch is None else self.decide(branch)
         return Fused(prediction, tuple(parts))
+
+    @property
+    def owners(self) -> tuple[tuple[int, ...], ...]:
+        """Of each point between stages, the modality's number of each of its inputs."""
+        nets = [cast(StagedNetwork, net) for net in self.networks.values()]
+        return tuple(
+            tuple(m for m, (net, tap) in enumerate(zip(nets, place, strict=True)) for _ in range(inputs_of(net, tap)))
+            for place in self.places
+        )
+
+    def _present(self, place: Place, ways: Sequence[Way], present: Tensor | None) -> Tensor | None:
+        """Presence ``(B, inputs)`` of all that meet at a point."""
+        if present is None and all(way.lengths is None for way in ways):
+            return None
+        if not any(way.has_persons(tap) for way, tap in zip(ways, place, strict=True)):
+            return present
+        return torch.stack([row for way, tap in zip(ways, place, strict=True) for row in way.here(tap)], dim=1)
 
     def _ways(
         self, inputs: Sequence[Tensor], present: Tensor | None, lengths: Sequence[Tensor | None] | None
-    ) -> list[_Way]:
+    ) -> list[Way]:
         """Each network with what a batch says of it."""
         nets = [cast(StagedNetwork, net) for net in self.networks.values()]
         if len(inputs) != len(nets):
@@ -167,10 +207,12 @@ class FusedNetwork(nn.Module):
             if own is not None:
                 check_lengths(own, len(x), x.shape[-1], f"network {name!r}")
         return [
-            _Way(
+            Way(
                 net,
                 None if present is None else present[:, m],
                 lengths[m] if lengths is not None and net.takes_lengths else None,
+                len(inputs[m]),
+                inputs[m].device,
             )
             for m, net in enumerate(nets)
         ]
@@ -194,61 +236,7 @@ class FusedNetwork(nn.Module):
         yield from self.decide.parameters()
 
 
-def _number_of_points(method: str, arguments: dict[str, Any], shared: int) -> int:
-    """How many stages a method stands after; takes the option out of the arguments."""
-    points = arguments.pop("points", shared)
-    if not is_integer(points) or not 1 <= points <= shared:
-        raise FusionInputError(
-            f"{method}: points is the number of stages that it stands after, from the last, 1 to {shared} with these "
-            f"networks, got {points!r}"
-        )
-    return int(points)
-
-
 def module_name(modality: str) -> str:
     """What a modality is called in a state dict: its name, without what the name of a module cannot have."""
     name = modality.replace(".", "_")
     return f"{name}_" if not name or hasattr(nn.ModuleDict(), name) else name
-
-
-@dataclass(frozen=True)
-class _Way:
-    """A network in one batch.
-
-    Attributes:
-        net: the network.
-        rows: ``(B,)`` booleans, the samples that have its modality; None = all.
-        lengths: ``(B,)`` real steps, where the network takes lengths and there is padding.
-    """
-
-    net: StagedNetwork
-    rows: Tensor | None
-    lengths: Tensor | None
-
-    def run(self, part: Part, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Run a part of the network on the rows that have the modality; the others come out as zeros.
-
-        In training, absent rows are left out, so that batch norm never sees them. In evaluation rows do not meet: absent
-        ones run as zeros, as the gradient of what is NaN would be NaN.
-        """
-        net, rows = self.net, self.rows
-        takes = net.takes_lengths and part is not net.head
-        if rows is None or (net.training and bool(rows.all())):
-            return part(x, lengths) if takes else part(x)
-        if not net.training:
-            return self._run_blanked(part, x, rows, lengths, takes)
-        if int(rows.sum()) < 2:  # no statistics of one row: use the running ones
-            with evaluating(net):
-                return self._run_blanked(part, x, rows, lengths, takes)
-        own = None if lengths is None else lengths[rows]
-        some = part(x[rows], own) if takes else part(x[rows])
-        return some.new_zeros(len(x), *some.shape[1:]).index_put((rows.nonzero()[:, 0],), some)
-
-    def _run_blanked(self, part: Part, x: Tensor, rows: Tensor, lengths: Tensor | None, takes: bool) -> Tensor:
-        clean = torch.where(over_samples(rows, x), x, 0)
-        y = part(clean, lengths) if takes else part(clean)
-        return torch.where(over_samples(rows, y), y, 0)
-
-    def mask(self, maps: Tensor) -> Tensor | None:
-        """``(B, T)`` booleans over the steps of maps ``(B, C, T)``, True = real; None = all are."""
-        return None if self.lengths is None else step_mask(self.lengths, maps.shape[2])

@@ -6,20 +6,23 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import torch
-from torch import Tensor
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
 
 from torchmsaf.errors import DataError
+from torchmsaf.fusion.base import TrainingRule
 from torchmsaf.ops.modes import evaluating
 from torchmsaf.tasks.batches import Batch, Part, in_order, training_batches
 from torchmsaf.tasks.fused import Fused
 from torchmsaf.tasks.memory_format import to_channels_last
 from torchmsaf.tasks.models import Model
+from torchmsaf.tasks.network import FusedNetwork
 from torchmsaf.tasks.objective import Objective
 from torchmsaf.tasks.recipe import Recipe
 from torchmsaf.tasks.systems.base import Inputs, System
@@ -45,7 +48,7 @@ class Trained:
 
 
 class FusionTask(lightning.LightningModule):
-    """A fused network, its loss and its optimizer.
+    """A fused network, its loss and its optimizer, or the optimizers of networks that learn in turn.
 
     Args:
         network: what is trained.
@@ -58,28 +61,80 @@ class FusionTask(lightning.LightningModule):
         self.network, self.recipe, self.objective = network, recipe, objective
         # of a target that is scaled already: some networks have losses of their own on it
         self.criterion = replace(objective, mean=0.0, std=1.0).loss
+        self.automatic_optimization = not (recipe.alternate and learns_in_turn(network))
 
-    def training_step(self, batch: Batch, index: int) -> Tensor:
-        """The loss of one batch."""
+    def training_step(self, batch: Batch, index: int) -> Tensor | None:
+        """The loss of one batch; None where the networks learned in turn."""
+        if not self.automatic_optimization:
+            self._learn_in_turn(batch)
+            return None
         here = None if bool(batch.present.all()) else batch.present
         fused = self.network(batch.inputs, here, lengths_of(batch))
         return self.network.training_loss(fused, self.objective.scaled(batch.target), here, self.criterion)
+
+    def _learn_in_turn(self, batch: Batch) -> None:
+        """A step of each network, from the samples that have its modality, and of the fusion with it."""
+        here = None if bool(batch.present.all()) else batch.present
+        target = self.objective.scaled(batch.target)
+        for optimizer in cast(list[LightningOptimizer], self.optimizers(use_pl_optimizer=True)):
+            m = optimizer.param_groups[0]["modality"]
+            rows = batch.present[:, m]
+            if not bool(rows.any()):
+                continue
+            self.toggle_optimizer(optimizer)  # the other networks need no gradients of their own
+            own = self.network(batch.inputs, here, lengths_of(batch)).parts[m]
+            loss = self.criterion(own[rows], target[rows])
+            optimizer.zero_grad()
+            if loss.requires_grad:  # a frozen network that the fusion passes by has nothing to learn
+                self.manual_backward(loss)
+                optimizer.step()
+            self.untoggle_optimizer(optimizer)
+
+    def on_train_epoch_start(self) -> None:
+        """Learning rates as the recipe has them in this epoch."""
+        if self.recipe.decay_epochs is not None:
+            for optimizer in self.trainer.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["initial_lr"] / self.recipe.decay(self.current_epoch)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip gradients entry by entry, for a network that asks for it; Lightning's own does not go with a fused Adam."""
         if self.network.clip_value is not None:
             torch.nn.utils.clip_grad_value_(self.network.parameters(), self.network.clip_value)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam on everything that is not frozen."""
+    def configure_optimizers(self) -> torch.optim.Optimizer | list[torch.optim.Optimizer]:
+        """Adam on everything that is not frozen; where networks learn in turn, one on each and the fusion."""
+        if self.automatic_optimization:
+            return self._adam(list(self.network.parameters()))
+        network = cast(FusedNetwork, self.network)
+        shared = list(network.fusion_parameters())
+        adams: list[torch.optim.Optimizer] = []
+        for m, net in enumerate(network.networks.values()):
+            own = [*net.parameters(), *shared]
+            if any(p.requires_grad for p in own):
+                adams.append(self._adam(own, modality=m))
+        return adams
+
+    def _adam(self, parameters: Sequence[nn.Parameter], **said: Any) -> torch.optim.Optimizer:
         recipe = own_recipe(self.network, self.recipe)
         added = {id(p) for p in self.network.fusion_parameters()}
         groups: list[dict[str, Any]] = []
         for new, rate in ((False, recipe.learning_rate), (True, recipe.fusion_learning_rate or recipe.learning_rate)):
-            mine = [p for p in self.network.parameters() if p.requires_grad and (id(p) in added) == new]
-            groups += [{"params": mine, "lr": rate}] if mine else []
+            mine = [p for p in parameters if p.requires_grad and (id(p) in added) == new]
+            groups += [{"params": mine, "lr": rate, "initial_lr": rate, **said}] if mine else []
         # fused: one kernel for all parameters, a quarter of the time of the step on a CPU
         return torch.optim.Adam(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+
+
+def learns_in_turn(network: Model) -> bool:
+    """Whether its networks can learn in turn, each from its own prediction.
+
+    Only with an intermediate method, and not with one that has a branch, a training rule or a last layer of its own.
+    """
+    if not isinstance(network, FusedNetwork) or network.stage != "intermediate" or len(network.networks) < 2:
+        return False
+    own_rule = network.rule is not None and type(network.rule).training_loss is not TrainingRule.training_loss
+    return not (own_rule or network.has_branch or network.joint)
 
 
 def own_recipe(network: Model, recipe: Recipe) -> Recipe:

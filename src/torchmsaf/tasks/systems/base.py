@@ -31,13 +31,16 @@ class System(nn.Module):
     A subclass says in :meth:`run` what it does with sequences of which padding and absent modalities are already zeros.
 
     Args:
-        shapes: modality -> ``(C,)`` of a vector a sample or ``(C, T)`` of a sequence, in declared order.
+        shapes: modality -> ``(C,)`` of a vector a sample or ``(C, T)`` of a sequence, in declared order; of a system that
+            overrides ``forward``, whatever it takes.
         outputs: K.
         kind: of the task; the target of ``"sentiment"`` is a value in [-3, 3].
         tokens: modality -> vocabulary size, of modalities that are word numbers ``(1, T)``; each gets learned vectors.
 
     Attributes:
         needs: the modalities it is made of, by name; empty = any two or more.
+        others_pass: other modalities may be there too, and are not read.
+        ranks: axes of one sample of those that it needs.
         batch_size: its own; None = the recipe's.
         least_batch: a smaller last batch is left out in training.
         learning_rate: its own; None = the recipe's.
@@ -46,13 +49,17 @@ class System(nn.Module):
         absolute_error: values are learned by their absolute error, and not by the task's criterion.
         modalities: names in declared order.
         widths: modality -> channels of the steps that :meth:`run` gets.
+        expected: what ``ranks`` are, in words.
 
     Raises:
         FusionInputError: a modality that it needs is not there, or one that it cannot take is; a shape that is neither a
-            vector nor a sequence.
+            vector nor a sequence, or not what it takes.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("text", "audio", "video")
+    others_pass: ClassVar[bool] = False
+    ranks: ClassVar[tuple[int, ...]] = (1, 2)
+    expected: ClassVar[str] = "a vector (C,) or a sequence (C, T)"
     batch_size: int | None = None
     least_batch: int = 2
     learning_rate: float | None = None
@@ -71,7 +78,7 @@ class System(nn.Module):
     ) -> None:
         super().__init__()
         vocabularies = dict(tokens or {})
-        self.modalities = _check_shapes(shapes, self.needs, vocabularies)
+        self.modalities = _check_shapes(shapes, type(self), vocabularies)
         if kind not in ("classification", "regression", "sentiment"):
             raise FusionInputError(f"kind is 'classification', 'regression' or 'sentiment', got {kind!r}")
         self.kind: Kind = kind
@@ -80,6 +87,13 @@ class System(nn.Module):
         self.widths = {name: WORD_WIDTH if name in vocabularies else c for name, c in self.channels.items()}
         self.worded = tuple(name for name in self.modalities if name in vocabularies)
         self.words = nn.ModuleList(WordEmbedding(vocabularies[name], WORD_WIDTH) for name in self.worded)
+
+    @classmethod
+    def fits(cls, modalities: Sequence[str]) -> bool:
+        """Whether it can be built for modalities of these names."""
+        if not cls.needs:
+            return len(modalities) > 1
+        return set(cls.needs) <= set(modalities) if cls.others_pass else set(cls.needs) == set(modalities)
 
     @property
     def regression(self) -> bool:
@@ -188,22 +202,21 @@ class System(nn.Module):
 
 
 def _check_shapes(
-    shapes: Mapping[str, Sequence[int]], needs: tuple[str, ...], tokens: Mapping[str, int]
+    shapes: Mapping[str, Sequence[int]], system: type[System], tokens: Mapping[str, int]
 ) -> tuple[str, ...]:
     """The names of modalities that a system can take."""
     names = tuple(shapes)
     said = ", ".join(map(repr, names)) or "none"
-    if needs and set(names) != set(needs):
-        raise FusionInputError(
-            f"it is made of the modalities {', '.join(map(repr, needs))}, by these names, got {said}"
-        )
-    if len(names) < 2:
-        raise FusionInputError(f"it fuses two modalities or more, got {said}")
+    if not system.fits(names):
+        if not system.needs:
+            raise FusionInputError(f"it fuses two modalities or more, got {said}")
+        needs = ", ".join(map(repr, system.needs))
+        one = "modalities" if len(system.needs) > 1 else "modality"
+        these = "these names" if len(system.needs) > 1 else "this name"
+        raise FusionInputError(f"it is made of the {one} {needs}, by {these}, got {said}")
     for name, shape in shapes.items():
-        if len(shape) not in (1, 2) or min(shape) < 1:
-            raise FusionInputError(
-                f"modality {name!r}: expected a vector (C,) or a sequence (C, T) a sample, got {tuple(shape)}"
-            )
+        if (name in system.needs or not system.others_pass) and (len(shape) not in system.ranks or min(shape) < 1):
+            raise FusionInputError(f"modality {name!r}: expected {system.expected} a sample, got {tuple(shape)}")
         if name in tokens and (len(shape) != 2 or shape[0] != 1):
             raise FusionInputError(f"modality {name!r}: word numbers are (1, T) a sample, got {tuple(shape)}")
     if strange := [name for name in tokens if name not in names]:

@@ -16,6 +16,7 @@ from torchmsaf.tasks.systems.iccn import ICCN
 from torchmsaf.tasks.systems.lmf_network import LMFNetwork
 from torchmsaf.tasks.systems.mfm import MFM
 from torchmsaf.tasks.systems.misa import MISA
+from torchmsaf.tasks.systems.pose_image import PoseImage
 from torchmsaf.tasks.systems.tfn_network import TFNNetwork
 
 
@@ -46,7 +47,7 @@ class SystemEntry:
 
     def takes(self, modalities: Sequence[str]) -> bool:
         """Whether it can be built for modalities of these names."""
-        return set(modalities) == set(self.needs) if self.needs else len(modalities) > 1
+        return self.build.fits(modalities)
 
 
 _ALL = (
@@ -57,6 +58,7 @@ _ALL = (
     SystemEntry("dcca_two_step", TwoStepDCCA, "Sun et al., arXiv 1907.08696", 2019),
     SystemEntry("iccn", ICCN, "Sun et al., AAAI, arXiv 1911.05544", 2020),
     SystemEntry("misa", MISA, "Hazarika et al., ACM Multimedia, arXiv 2005.03545", 2020),
+    SystemEntry("pose_image", PoseImage, "Liu and Yuan, CVPR: PoseMap's pose image alone", 2018, regression=False),
 )
 SYSTEMS: dict[str, SystemEntry] = {entry.name: entry for entry in _ALL}
 
@@ -87,7 +89,7 @@ def create_system(
 
     Args:
         name: a name in :data:`SYSTEMS`.
-        shapes: modality -> ``(C,)`` or ``(C, T)``, in declared order.
+        shapes: modality -> ``(C,)`` or ``(C, T)``, in declared order; what else a system takes, it says.
         outputs: K.
         kind: of the task.
         tokens: modality -> vocabulary size, of modalities that are word numbers.

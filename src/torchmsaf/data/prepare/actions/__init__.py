@@ -1,0 +1,1 @@
+"""From the raw files of NTU RGB+D to prepared clips."""

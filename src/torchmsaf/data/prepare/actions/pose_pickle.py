@@ -1,0 +1,191 @@
+"""Skeletons out of the pickles that MMAction2 and PYSKL share, read without running anything of them.
+
+The layout, by PYSKL's ``tools/data/README.md``: a dict of ``split`` (name: list of ids) and ``annotations``, a list of dicts
+with ``frame_dir`` (the id), ``total_frames`` (T), ``label``, ``keypoint`` (M, T, V, C) for M persons and V joints, and
+``keypoint_score`` (M, T, V) beside joints in the image. A list of annotations alone is read too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchmsaf.data.prepare.actions.bodies import fill_gaps
+from torchmsaf.data.prepare.pickles import read_pickle
+from torchmsaf.data.prepare.raw import Refusal
+from torchmsaf.errors import DataError
+
+_SHOWN = 80  # characters of an id in a message
+
+
+@dataclass(frozen=True, eq=False)
+class Pose:
+    """One clip's skeletons.
+
+    Attributes:
+        id: ``frame_dir``, as it is in the file; for NTU RGB+D the clip's name.
+        label: the class, from 0; None = the file has none.
+        keypoint: (M, T, V, C), as in the file, in its number type: metres in 3-D, pixels in 2-D.
+        score: (M, T, V); None = the file has none.
+    """
+
+    id: str
+    label: int | None
+    keypoint: NDArray[Any]
+    score: NDArray[Any] | None = None
+
+    @property
+    def frames(self) -> int:
+        """T."""
+        return int(self.keypoint.shape[1])
+
+    def to_array(self, most: int | None = None) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """The joints of the persons that are there, in the order of the file.
+
+        A person whose coordinates are zero in all frames is not there; where they are zero in some frames, the person is
+        not tracked there, and the coordinates are interpolated as those of a skeleton file. Scores stay as they are.
+
+        Args:
+            most: only so many persons, the first ones; None = all.
+
+        Returns:
+            Values (C, T, V, M) float32, with a score (C + 1, T, V, M); and which frames each person is tracked in,
+            (T, M) uint8, 1 or 0. M is at least 1.
+
+        Raises:
+            DataError: no person is there, or ``most`` is below 1.
+        """
+        if most is not None and most < 1:
+            raise DataError(f"most is {most}; 1 or more persons are needed")
+        tracked = (self.keypoint != 0).any(axis=(2, 3))
+        persons = np.flatnonzero(tracked.any(axis=1))[:most]
+        if not len(persons):
+            raise DataError(f"{self.id}: all coordinates are zero; leave this clip out")
+        values = np.stack([self._person(index, tracked[index]) for index in persons], axis=-1)  # (T, V, C, M)
+        return np.ascontiguousarray(values.transpose(2, 0, 1, 3)), tracked[persons].T.astype(np.uint8)
+
+    def _person(self, index: int, tracked: NDArray[np.bool_]) -> NDArray[np.float32]:
+        values = fill_gaps(self.keypoint[index].astype(np.float32), tracked)
+        if self.score is None:
+            return values
+        return np.concatenate([values, self.score[index, ..., None].astype(np.float32)], axis=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class PoseFile:
+    """What a pickle of skeletons holds.
+
+    Attributes:
+        annotations: the clips that can be used, in the order of the file.
+        split: the ids of each named part, as in the file; they may name clips that are not there.
+        refused: the clips that cannot be used, by their id.
+    """
+
+    annotations: tuple[Pose, ...]
+    split: Mapping[str, tuple[str, ...]]
+    refused: tuple[Refusal, ...]
+
+
+def read_poses(path: str | Path) -> PoseFile:
+    """Read a pickle of skeletons.
+
+    The arrays stay as they are in the file until :meth:`Pose.to_array`, so that a large file is in memory once.
+
+    Args:
+        path: a file as MMAction2 or PYSKL share it, any number of joints.
+
+    Returns:
+        The clips. One whose arrays are missing, ragged, not finite, without a person or of another shape than it says,
+        whose label is no whole number from 0, or whose id comes twice is refused by its id.
+
+    Raises:
+        DataError: the file cannot be read, wants something run, or has another layout.
+    """
+    path = Path(path)
+    content = read_pickle(path)
+    named = content if isinstance(content, dict) else {"annotations": content}
+    entries = named.get("annotations")
+    if not isinstance(entries, list):
+        raise DataError(
+            f"{path} has no list of annotations; a pickle of MMAction2's or PYSKL's layout is needed: a dict of split and "
+            "annotations"
+        )
+    times = Counter(_id(entry, place) for place, entry in enumerate(entries))
+    poses: list[Pose] = []
+    refused: list[Refusal] = []
+    for place, entry in enumerate(entries):
+        name = _id(entry, place)
+        try:
+            if times[name] > 1:
+                raise ValueError(f"is in the file {times[name]} times; it is not clear which one is meant")
+            poses.append(_pose(entry, name))
+        except ValueError as error:
+            shown = name if name.isprintable() else name.encode("unicode_escape").decode()
+            refused.append(Refusal(shown[:_SHOWN], f"{path.name}: {shown[:_SHOWN]}", str(error)))
+    return PoseFile(tuple(poses), _split(named.get("split"), path), tuple(refused))
+
+
+def _id(entry: Any, place: int) -> str:
+    name = entry.get("frame_dir") if isinstance(entry, dict) else None
+    return str(name) if isinstance(name, str) and name else f"annotation {place + 1}"
+
+
+def _pose(entry: Any, name: str) -> Pose:
+    if not isinstance(entry, dict) or not isinstance(entry.get("frame_dir"), str) or not entry["frame_dir"]:
+        raise ValueError("has no frame_dir, the clip's id")
+    keypoint = _finite(entry.get("keypoint"), "keypoint")
+    if keypoint.ndim != 4:
+        raise ValueError(f"keypoint has shape {keypoint.shape}; (persons, frames, joints, coordinates) is needed")
+    if not keypoint.size or not keypoint.any():
+        raise ValueError("has no person: keypoint is empty or zero")
+    if keypoint.shape[3] not in (2, 3):
+        raise ValueError(f"keypoint has {keypoint.shape[3]} coordinates; 2 or 3 are needed")
+    frames = entry.get("total_frames", keypoint.shape[1])
+    if not _whole(frames) or frames != keypoint.shape[1]:
+        raise ValueError(f"total_frames is {_shown(frames)} and keypoint has {keypoint.shape[1]} frames")
+    score = None
+    if entry.get("keypoint_score") is not None:
+        score = _finite(entry["keypoint_score"], "keypoint_score")
+        if score.shape != keypoint.shape[:3]:
+            raise ValueError(f"keypoint_score has shape {score.shape}; {keypoint.shape[:3]} is needed")
+    label = entry.get("label")
+    if label is not None and (not _whole(label) or label < 0):
+        raise ValueError(f"the label is {_shown(label)}; a whole number from 0 is needed")
+    return Pose(name, None if label is None else int(label), keypoint, score)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _shown(value: Any) -> str:
+    return f"{value!r:.40}" if isinstance(value, str | int | float | np.number) else f"a {type(value).__name__}"
+
+
+def _finite(value: Any, what: str) -> NDArray[Any]:
+    if value is None:
+        raise ValueError(f"has no {what}")
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
+        raise ValueError(f"{what} is no array of numbers: ragged, or of another kind")
+    with np.errstate(over="ignore"):
+        if not np.isfinite(value.astype(np.float32)).all():
+            raise ValueError(f"{what} has numbers that are not finite")
+    return value
+
+
+def _split(parts: Any, path: Path) -> dict[str, tuple[str, ...]]:
+    if parts is None:
+        return {}
+    named = isinstance(parts, dict) and all(
+        isinstance(part, str) and isinstance(ids, list | tuple) and all(isinstance(one, str) for one in ids)
+        for part, ids in parts.items()
+    )
+    if not named:
+        raise DataError(f"{path}: split is no dict of lists of ids; get the file again")
+    return {part: tuple(map(str, ids)) for part, ids in parts.items()}

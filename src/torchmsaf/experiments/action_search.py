@@ -1,0 +1,107 @@
+"""The search of MFAS on a comparison's own networks: they are trained alone, and stay as they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from torchmsaf.backbones.staged import StagedNetwork
+from torchmsaf.data.folds import Fold
+from torchmsaf.data.whole_files import whole_file
+from torchmsaf.errors import DataError
+from torchmsaf.experiments.compare import Comparison, compare
+from torchmsaf.experiments.results import ResultFolder
+from torchmsaf.experiments.search.candidate import FeaturePart
+from torchmsaf.experiments.search.search import SearchResult, Tried, search
+from torchmsaf.experiments.search.space import SearchSettings
+from torchmsaf.tasks.batches import in_order, part_of
+from torchmsaf.tasks.model_file import load_model
+from torchmsaf.tasks.network import FusedNetwork
+from torchmsaf.tasks.way import Way
+
+
+def search_architecture(
+    comparison: Comparison,
+    out: str | Path,
+    *,
+    settings: SearchSettings | None = None,
+    resume: bool = False,
+    report: Callable[[Tried], None] | None = None,
+    **running: Any,
+) -> SearchResult:
+    """Train the networks alone, then search for the best fusion of what they say at all their depths.
+
+    Architectures are trained on the first fold's training samples and measured on its validation samples; test samples are
+    not looked at. The folder gets the networks' own results, ``architectures.json`` with each one tried, from which a search
+    that was cut off goes on, and ``search.json`` at its end.
+
+    Args:
+        comparison: its networks, data and first fold and seed; its methods do not count.
+        out: the result folder.
+        settings: of the search; None = the published ones.
+        resume: go on with what is there.
+        report: is called with each architecture that was tried.
+        **running: ``jobs``, ``threads`` and ``accelerator`` of :func:`~torchmsaf.experiments.compare.compare`.
+
+    Raises:
+        DataError: a modality is absent from some samples, or is standardized in memory, or there is one modality alone.
+        TorchmsafError: as :func:`~torchmsaf.experiments.compare.compare`.
+    """
+    samples = comparison.samples
+    if samples.regression or len(samples.modalities) < 2 or not bool(samples.present.all()):
+        raise DataError(f"{samples.name}: a search needs classes, and two or more modalities that every sample has")
+    if any(isinstance(x, Tensor) for x in samples.features.values()):
+        raise DataError(f"{samples.name}: a search needs prepared clips, and these are arrays")
+    fold = comparison.protocol.folds[0]
+    alone = replace(
+        comparison,
+        methods=[],
+        seeds=comparison.seeds[:1],
+        protocol=replace(comparison.protocol, folds=(fold,)),
+        title=f"{comparison.title}: networks of a search",
+    )
+    compare(alone, out, resume=resume, **running)
+    train, dev = _features(alone, ResultFolder(out), fold)
+    chosen = settings or SearchSettings()
+    record = None if chosen.share else Path(out) / "architectures.json"
+    if not resume and record is not None:
+        record.unlink(missing_ok=True)
+    found = search(train, dev, classes=samples.n_outputs, settings=chosen, record=record, report=report)
+    with whole_file(Path(out) / "search.json") as part:
+        part.write_text(json.dumps(found.plain(), indent=1) + "\n", encoding="utf-8")
+    return found
+
+
+def _features(comparison: Comparison, folder: ResultFolder, fold: Fold) -> tuple[FeaturePart, FeaturePart]:
+    """What the trained networks say of training and validation samples."""
+    samples = comparison.samples
+    read: list[list[dict[str, Tensor]]] = [[], []]
+    weights = {one["modality"]: folder.path / one["weights"] for one in folder.records() if one["stage"] == "unimodal"}
+    for name in samples.modalities:
+        model, _ = load_model(weights[name])
+        net = cast(StagedNetwork, next(iter(cast(FusedNetwork, model).networks.values())))
+        for part, rows in zip(read, (fold.train, fold.validation), strict=True):
+            part.append(_read(net, comparison, name, torch.from_numpy(rows)))
+    train, dev = (
+        FeaturePart(features, samples.target[torch.from_numpy(rows)])
+        for features, rows in zip(read, (fold.train, fold.validation), strict=True)
+    )
+    return train, dev
+
+
+@torch.no_grad()
+def _read(net: StagedNetwork, comparison: Comparison, name: str, rows: Tensor) -> dict[str, Tensor]:
+    samples = comparison.samples
+    lengths = samples.lengths.get(name)
+    part = part_of([samples.features[name]], samples.target, samples.present[:, :1], rows, [lengths])
+    batches: list[dict[str, Tensor]] = []
+    for batch in in_order(part):
+        (x,), (own,) = batch.inputs, batch.lengths
+        batches.append(Way(net, None, own if net.takes_lengths else None, len(x), x.device).read(x))
+    return {tap: torch.cat([one[tap] for one in batches]) for tap in batches[0]}

@@ -1,0 +1,142 @@
+"""Protects the reading of shared pickles of skeletons: values as they are, nothing run, wrong clips refused by their id."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from torchmsaf.data.prepare.actions.pose_pickle import PoseFile, read_poses
+from torchmsaf.errors import DataError
+
+ID = "S001C001P001R001A001"
+
+
+def clip(
+    name: Any = ID, *, persons: int = 2, frames: int = 5, joints: int = 25, axes: int = 3, **more: Any
+) -> dict[str, Any]:
+    keypoint = np.random.default_rng(frames).normal(size=(persons, frames, joints, axes)).astype(np.float16)
+    return {"frame_dir": name, "label": 0, "keypoint": keypoint, "total_frames": frames, **more}
+
+
+def read(tmp_path: Path, content: Any, protocol: int = 4) -> PoseFile:
+    path = tmp_path / "ntu.pkl"
+    path.write_bytes(pickle.dumps(content, protocol))
+    return read_poses(path)
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_the_layout_that_is_shared(tmp_path: Path, protocol: int) -> None:
+    clips = [clip(), clip("S001C001P002R001A060", persons=1, frames=9, label=np.int64(59), img_shape=(1080, 1920))]
+    file = read(tmp_path, {"split": {"xsub_train": [ID], "xsub_val": ["elsewhere"]}, "annotations": clips}, protocol)
+    assert file.split == {"xsub_train": (ID,), "xsub_val": ("elsewhere",)}
+    assert not file.refused
+    found = [(pose.id, pose.label, pose.frames) for pose in file.annotations]
+    assert found == [(ID, 0, 5), ("S001C001P002R001A060", 59, 9)]
+    values, tracked = file.annotations[0].to_array()
+    assert values.shape == (3, 5, 25, 2)
+    assert (values.dtype, tracked.dtype) == (np.dtype(np.float32), np.dtype(np.uint8))
+    np.testing.assert_array_equal(values, clips[0]["keypoint"].transpose(3, 1, 2, 0).astype(np.float32))
+    assert tracked.tolist() == [[1, 1]] * 5
+    assert file.annotations[0].to_array(1)[0].shape == (3, 5, 25, 1)
+
+
+def test_joints_in_the_image_keep_their_scores(tmp_path: Path) -> None:
+    score = np.random.default_rng(1).random((2, 5, 17)).astype(np.float32)
+    file = read(tmp_path, [clip(joints=17, axes=2, keypoint_score=score, label=None)])
+    (pose,) = file.annotations
+    values, _ = pose.to_array()
+    assert values.shape == (3, 5, 17, 2)
+    np.testing.assert_array_equal(values[2], score.transpose(1, 2, 0))
+    assert pose.label is None
+    assert file.split == {}
+
+
+def test_persons_and_frames_of_zeros_are_absent(tmp_path: Path) -> None:
+    one = clip(persons=3)
+    one["keypoint"][1] = 0
+    one["keypoint"][2, 2] = 0
+    one["keypoint"][2, 4] = 0
+    (pose,) = read(tmp_path, [one]).annotations
+    values, tracked = pose.to_array()
+    assert values.shape[3] == 2
+    assert tracked[:, 1].tolist() == [1, 1, 0, 1, 0]
+    known = one["keypoint"][2].astype(np.float32)
+    np.testing.assert_allclose(values[:, 2, :, 1], (known[1] + known[3]).T / 2, atol=1e-6)
+    np.testing.assert_array_equal(values[:, 4, :, 1], known[3].T)
+    with pytest.raises(DataError, match="most is 0"):
+        pose.to_array(0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (clip(keypoint=None), "has no keypoint"),
+        (clip(keypoint=[[1.0]]), "keypoint is no array of numbers: ragged"),
+        (clip(keypoint=np.array([np.zeros(2), np.zeros(3)], dtype=object)), "ragged"),
+        (
+            clip(keypoint=np.ones((5, 25, 3), np.float32)),
+            r"shape \(5, 25, 3\); \(persons, frames, joints, coordinates\)",
+        ),
+        (clip(keypoint=np.full((1, 5, 25, 3), np.nan, np.float32)), "keypoint has numbers that are not finite"),
+        (clip(keypoint=np.full((1, 5, 25, 3), 1e300)), "not finite"),
+        (clip(keypoint=np.zeros((1, 5, 25, 3), np.float32)), "has no person"),
+        (clip(keypoint=np.ones((0, 5, 25, 3), np.float32)), "has no person"),
+        (clip(axes=4), "keypoint has 4 coordinates; 2 or 3"),
+        (clip(total_frames=6), "total_frames is 6 and keypoint has 5 frames"),
+        (clip(keypoint_score=np.ones((2, 4, 25), np.float32)), r"keypoint_score has shape \(2, 4, 25\); \(2, 5, 25\)"),
+        (
+            clip(keypoint_score=np.full((2, 5, 25), np.inf, np.float32)),
+            "keypoint_score has numbers that are not finite",
+        ),
+        (clip(label=-1), "the label is -1"),
+        (clip(label="drink"), "the label is 'drink'"),
+        (clip(label=True), "the label is True"),
+        (clip(label=[0]), "the label is a list"),
+        (clip(total_frames=np.ones(2)), "total_frames is a ndarray"),
+    ],
+)
+def test_a_wrong_clip_is_refused_by_its_id(tmp_path: Path, wrong: dict[str, Any], words: str) -> None:
+    file = read(tmp_path, {"split": {}, "annotations": [wrong, clip("S001C001P001R001A002")]})
+    assert [pose.id for pose in file.annotations] == ["S001C001P001R001A002"]
+    (refusal,) = file.refused
+    assert (refusal.name, refusal.where) == (ID, f"ntu.pkl: {ID}")
+    with pytest.raises(DataError, match=words):
+        raise DataError(refusal.reason)
+
+
+def test_clips_without_an_id_and_clips_that_come_twice(tmp_path: Path) -> None:
+    file = read(tmp_path, [clip(), clip("b"), clip(), clip(7), "nothing"])
+    assert [pose.id for pose in file.annotations] == ["b"]
+    assert [(one.name, one.reason) for one in file.refused] == [
+        (ID, "is in the file 2 times; it is not clear which one is meant"),
+        (ID, "is in the file 2 times; it is not clear which one is meant"),
+        ("annotation 4", "has no frame_dir, the clip's id"),
+        ("annotation 5", "has no frame_dir, the clip's id"),
+    ]
+
+
+@pytest.mark.parametrize("content", [{"split": {}}, {"annotations": {}}, 3, None])
+def test_another_layout(tmp_path: Path, content: Any) -> None:
+    with pytest.raises(DataError, match=r"ntu\.pkl has no list of annotations"):
+        read(tmp_path, content)
+
+
+@pytest.mark.parametrize("split", [[ID], {"train": ID}, {"train": [3]}, {3: [ID]}])
+def test_a_split_of_another_layout(tmp_path: Path, split: Any) -> None:
+    with pytest.raises(DataError, match="split is no dict of lists of ids"):
+        read(tmp_path, {"split": split, "annotations": []})
+
+
+def test_nothing_of_the_file_is_run(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "made"),)
+
+    with pytest.raises(DataError, match="mkdir"):
+        read(tmp_path, {"split": {}, "annotations": [clip(keypoint=Evil())]})
+    assert not (tmp_path / "made").exists()
