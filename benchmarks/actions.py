@@ -75,7 +75,7 @@ def _row(name: str, path: Path, out: Path, run: Run) -> dict[str, Any]:
     if inexact:
         calls["lowres"] = lambda: decode_all(path, lowres=LOWRES)
     rounds = run(calls)
-    far = np.abs(decode_all(path, lowres=LOWRES).frames.astype(int) - clip.frames).mean() if inexact else None
+    far = float(np.abs(decode_all(path, lowres=LOWRES).frames.astype(int) - clip.frames).mean()) if inexact else None
     return {
         "film": name,
         "decoded": f"{clip.decoded}/{clip.total}",

@@ -27,10 +27,12 @@ from urllib.parse import quote
 
 from torch import Tensor
 
+from torchmsaf.analysis.published_actions import build_published_actions
 from torchmsaf.analysis.published_tables import Published, build_published
 from torchmsaf.analysis.report import render_html, render_markdown, render_text
 from torchmsaf.analysis.robustness import Robustness, build_robustness
 from torchmsaf.analysis.table import Part, Table, build_table, label
+from torchmsaf.data.ntu import FIRST_ACTIONS
 from torchmsaf.data.whole_files import whole_file
 from torchmsaf.errors import ResultError, require
 from torchmsaf.experiments.plain_data import difference, is_same, what_is_wrong, without_nan
@@ -240,8 +242,14 @@ def make_robustness(folder: ResultFolder) -> Robustness | None:
 
 def make_published(folder: ResultFolder, table: Table) -> Published | None:
     """The numbers that the MSAF paper prints for the same data set, beside a table of test scores; None = it has none."""
-    about = folder.config().get("about") or {}
-    return build_published(table) if about.get("set") == "mosei" and not about.get("made_up") else None
+    config = folder.config()
+    about = config.get("about") or {}
+    if about.get("made_up"):
+        return None
+    if about.get("task") == "action" and about.get("protocol") in ("cross-subject", "published"):
+        whole = len(config["data"]["classes"]) == FIRST_ACTIONS
+        return build_published_actions(table, video=about["rgb"]) if whole else None
+    return build_published(table) if about.get("set") == "mosei" else None
 
 
 def _told(folder: ResultFolder) -> dict[str, Any]:
