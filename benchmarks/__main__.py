@@ -14,12 +14,24 @@ from typing import Any
 import torch
 
 import benchmarks
-from benchmarks import actions, cases, emotion, grafts, reading, report, sentiment, waiting
+from benchmarks import action_step, actions, cases, emotion, grafts, reading, report, sentiment, waiting
 from benchmarks.shapes import SHAPES, Shape, growth_pairs
 from benchmarks.timing import Rounds, run_rounds
 from torchmsaf.analysis.cost import measure, peak_memory, saved_bytes
 
-PARTS = ("counts", "times", "overheads", "growth", "grafts", "reading", "emotion", "waiting", "sentiment", "actions")
+PARTS = (
+    "counts",
+    "times",
+    "overheads",
+    "growth",
+    "grafts",
+    "reading",
+    "emotion",
+    "waiting",
+    "sentiment",
+    "actions",
+    "action-step",
+)
 # the least passes over the maps: read to pool, read to scale, write; the backward reads gy twice and x, and writes gx
 PASSES = {False: 3, True: 7}
 
@@ -47,6 +59,10 @@ def main() -> None:
             _sentiment,
         ),
         "actions": ("32 frames of a film, beside OpenCV reading all of it; time of OpenCV over ours", _actions),
+        "action-step": (
+            "A training step of the action networks, by option, each in a process of its own",
+            _action_step,
+        ),
     }
     tables: dict[str, list[dict[str, Any]]] = {}
     for part in options.parts:
@@ -186,14 +202,15 @@ def _emotion(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
     before = torch.get_num_threads()
     settings = options.emotion or ("full2", "full4", "small16")
-    labels = options.options or list(emotion.OPTIONS)
+    labels = [label for label in options.options or emotion.OPTIONS if label in emotion.OPTIONS]
     yield from emotion.step_rows(settings, labels, timed, options.threads, options.device)
     torch.set_num_threads(before)
 
 
 def _waiting(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     settings = options.emotion or ("full2", "small16")
-    yield from waiting.rows(settings, options.options or waiting.LABELS, _threads(options))
+    labels = [label for label in options.options or waiting.LABELS if label in emotion.OPTIONS]
+    yield from waiting.rows(settings, labels, _threads(options))
 
 
 def _sentiment(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -211,6 +228,10 @@ def _actions(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         return run_rounds(calls, rounds=options.rounds, seconds=0, threads=1, wait=options.wait, tries=1)
 
     yield from actions.rows(timed, film=options.film, **options.films)
+
+
+def _action_step(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    yield from action_step.rows_of(options)
 
 
 def _run(calls: Mapping[str, Callable[[], object]], options: argparse.Namespace, threads: int) -> Rounds:
@@ -250,6 +271,7 @@ def _mode(state: str, backward: bool) -> str:
 
 def _options() -> argparse.Namespace:
     modes = [*dict.fromkeys([*(_mode(*mode) for mode in cases.MODES), *grafts.MODES])]
+    steps = emotion.OPTIONS | action_step.OPTIONS
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=benchmarks.__doc__)
     parser.add_argument(
         "--shapes",
@@ -281,9 +303,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--options",
         nargs="+",
-        choices=list(emotion.OPTIONS),
+        choices=list(steps),
         metavar="NAME",
-        help=f"how its steps are taken, of {', '.join(map(repr, emotion.OPTIONS))}",
+        help=f"how the steps of emotion and action networks are taken, of {', '.join(map(repr, steps))}",
     )
     parser.add_argument(
         "--sentiment",
@@ -294,6 +316,7 @@ def _options() -> argparse.Namespace:
         help="batches of the sentiment network (default: 16, which the paper has, 32 and 256)",
     )
     parser.add_argument("--film", type=Path, metavar="FILE", help="a video of NTU RGB+D, in place of a drawn one")
+    action_step.add_arguments(parser)
     parser.add_argument("--clips", type=int, default=64, metavar="N", help="clips that are read (default: 64)")
     parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, min(2, os.cpu_count() or 1)}), metavar="N")
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="quiet rounds wanted a row (default: 9)")

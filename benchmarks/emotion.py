@@ -228,22 +228,22 @@ def _peaks(setting: Setting, option: Option, threads: int, device: str) -> dict[
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         step()
-        peak = torch.cuda.max_memory_allocated()
+        most = torch.cuda.max_memory_allocated()
     else:
-        _forget_peak()
-        before = _peak()
+        forget_peak()
+        before = peak()
         step()
-        peak = _peak()
-    return {"step GiB": (peak - before) / 2**30, "in all GiB": peak / 2**30}
+        most = peak()
+    return {"step GiB": (most - before) / 2**30, "in all GiB": most / 2**30}
 
 
-def _forget_peak() -> None:
+def forget_peak() -> None:
     """Let the peak of the resident set begin anew, where Linux does that."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak() -> int:
+def peak() -> int:
     """Bytes of the largest resident set so far. Linux's ``ru_maxrss`` begins with that of whoever started the process."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():

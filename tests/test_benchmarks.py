@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import os
 
 import pytest
 import torch
 
 import benchmarks.__main__
-from benchmarks import actions, grafts, sentiment
+from benchmarks import action_step, actions, grafts, sentiment
 from benchmarks.shapes import SHAPES, Shape
 from benchmarks.straightforward import StraightforwardMSAF
 from torchmsaf import MSAF
@@ -134,3 +135,58 @@ def test_frames_that_differ_are_noticed(monkeypatch, tmp_path):
     monkeypatch.setattr(actions, "decode_all", bicubic)
     with pytest.raises(RuntimeError, match="mpeg4 192x108: the frames are not those of full decoding"):
         list(actions.rows(None, film=None, films={"mpeg4 192x108": actions.QUICK["mpeg4 192x108"]}, count=8))
+
+
+@pytest.mark.parametrize("kind", action_step.NAMES)
+@pytest.mark.parametrize("label", [label for label, option in action_step.OPTIONS.items() if not option.compiled])
+def test_a_step_of_the_action_networks(label, kind):
+    fused, plain = action_step.build(action_step.QUICK[kind], action_step.OPTIONS[label])
+    network = fused.network
+    assert network is plain.network
+    assert len(network.places) == len(network.points) == 2
+    losses = [step() for step in (plain, fused)]
+    assert torch.tensor(losses).isfinite().all()
+    assert len(network.places) == 2
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    assert plain.inside == [0]
+    assert 0 < fused.inside[0] < fused.wall[0]
+
+
+def test_the_step_without_fusion_leaves_it_out():
+    _, plain = action_step.build(action_step.QUICK["i3d"], action_step.OPTIONS["float32"])
+    plain()
+    assert all(parameter.grad is None for parameter in plain.network.points.parameters())
+    assert all(parameter.grad is not None for parameter in plain.network.networks.parameters())
+
+
+def test_the_table_of_the_step_of_the_action_networks(monkeypatch, capsys, tmp_path):
+    monkeypatch.delitem(action_step.OPTIONS, "bf16 channels_last")  # a process less
+    command = ["benchmarks", "--parts", "action-step", "--quick", "--threads", "1", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", command)
+    benchmarks.__main__.main()
+    assert "% of 24 GiB" in capsys.readouterr().out
+    (rows,) = json.loads((tmp_path / "results.json").read_text())["tables"].values()
+    (row,) = rows
+    assert row["option"] == "float32"
+    assert row["in all GiB"] > row["step GiB"] > 0
+    assert row["clips/s"] == pytest.approx(2 / row["s a step"])
+    assert row["frames/s"] == pytest.approx(8 * row["clips/s"])
+
+
+def test_an_option_that_takes_too_long_is_stopped():
+    (row,) = action_step.rows(action_step.QUICK["i3d"], ["float32"], [1], rounds=1, limit=0.01)
+    assert row["note"] == "stopped after 0.01 s"
+    assert row["clips/s"] is None
+
+
+def test_an_option_that_fails_says_so(monkeypatch, capfd):
+    monkeypatch.setattr(action_step, "_measure", os.fspath)  # which does not take its arguments
+    (row,) = action_step.rows(action_step.QUICK["i3d"], ["float32"], [1], rounds=1)
+    assert row["note"] == "the process failed"
+    assert "TypeError" in capfd.readouterr().err
+
+
+def test_without_a_compiler_it_is_left_out(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    (row,) = action_step.rows(action_step.QUICK["i3d"], ["compile"], [1], rounds=1)
+    assert row["note"] == "skipped: there is no C++ compiler 'no-such-compiler', which CXX can name"

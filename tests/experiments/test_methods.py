@@ -147,3 +147,8 @@ def test_a_published_model_twice_or_of_another_task(monkeypatch: pytest.MonkeyPa
         assert ("misa" in names) == (not regression)
     with pytest.raises(FusionInputError, match="'misa' is for classification, and the target is a number"):
         choose_methods(["misa"], regression=True)
+
+
+def test_lists_of_lists_are_read() -> None:
+    choice = parse_method("mfas:architecture=[[3,0,0],[1,3,0]],inner=16")
+    assert choice.options == {"architecture": [[3, 0, 0], [1, 3, 0]], "inner": 16}

@@ -53,7 +53,7 @@ class ConvUnit(nn.Module):
         self.same = same and stride > 1
         padding = 0 if self.same else kernel // 2
         self.conv = ClipConv3d(in_channels, out, kernel, stride=stride, padding=padding, bias=False)
-        self.bn = nn.BatchNorm3d(out, eps=1e-3, momentum=1e-3)
+        self.bn = nn.BatchNorm3d(out, eps=1e-3)
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -157,6 +157,8 @@ class I3D(StagedNetwork):
             size, as TensorFlow and piergiaj do; hassony2's port does not.
         width: factor of all channel counts, each rounded and at least 4; 1 is the published network.
         dropout: probability of dropping a feature before the last layer.
+        momentum: of batch norm; 0.001 is that of the published port, for networks that begin with its weights. From random
+            weights it follows the batches only after thousands of steps.
         checkpointing: in training, keep the inputs of layers alone and compute the rest again in the backward pass: less
             memory, more time. Batch norm then sees each batch twice, which changes its running statistics a little.
 
@@ -179,6 +181,7 @@ class I3D(StagedNetwork):
         padding: str = "symmetric",
         width: float = 1.0,
         dropout: float = 0.5,
+        momentum: float = 0.001,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -190,6 +193,8 @@ class I3D(StagedNetwork):
                 f"width is a positive factor of the channel counts, got {width!r}; 1 is as published"
             )
         check_share("dropout", dropout, said="a probability in [0, 1)", below_one=True)
+        if not 0 < check_number("momentum", momentum) <= 1:
+            raise FusionInputError(f"momentum is a number in (0, 1], got {momentum!r}")
         self.checkpointing = check_boolean("checkpointing", checkpointing)
         layers, counts = _layers(float(width), same=padding == "same")
         self.width = counts[15]
@@ -201,6 +206,8 @@ class I3D(StagedNetwork):
         for module in self.modules():
             if isinstance(module, ClipConv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, nn.BatchNorm3d):
+                module.momentum = float(momentum)
 
     def to_mixed_4e(self, x: Tensor) -> Tensor:
         """Clips ``(B, 3, T, H, W)`` to the maps after Mixed 4e."""

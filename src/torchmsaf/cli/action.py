@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from torchmsaf.cli.running import by_modality, copy_model, one_method, open_prepared, recipe_of, run, train_all_epochs
 from torchmsaf.cli.settings import ConfigParser, add_rows, add_training, read_settings
-from torchmsaf.errors import DataError
+from torchmsaf.errors import DataError, FusionInputError
 
 if TYPE_CHECKING:
+    from torchmsaf.data import Samples
     from torchmsaf.experiments import Comparison
 
 # of clips of NTU RGB+D alone, and of files of arrays alone
-_OF_CLIPS = ("rgb", "preset", "protocol", "persons", "draw", "checkpointing", "pretrained")
+_OF_CLIPS = ("rgb", "preset", "protocol", "persons", "draw", "checkpointing", "pretrained", "placement")
 _OF_ARRAYS = ("target", "group", "split", "folds", "validation", "split_seed")
 # the two optimizers of the published code, their learning rate, and when it is lowered
 _PUBLISHED = {
@@ -126,16 +127,19 @@ def is_arrays(path: Path) -> bool:
 
 
 def comparison_of(
-    settings: dict[str, Any], methods: Sequence[str], seeds: Sequence[int], *, placement: bool = False
+    settings: dict[str, Any],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    placement: bool = False,
+    one_fold: bool = False,
 ) -> Comparison:
-    """The comparison that settings say."""
+    """The comparison that settings say; of arrays, all their folds or the first."""
     from torchmsaf.data.actions import action_modalities
     from torchmsaf.data.skeleton_arrays import load_skeletons
     from torchmsaf.experiments import choose_methods
     from torchmsaf.experiments.action import action_comparison, array_actions
     from torchmsaf.experiments.methods import parse_method
-    from torchmsaf.fusion.registry import METHODS
-    from torchmsaf.tasks.systems.registry import SYSTEMS
 
     prepared = settings["prepared"]
     samples = None
@@ -144,17 +148,16 @@ def comparison_of(
                                  target=settings["target"] or "label")  # fmt: skip
     named = tuple(samples.modalities) if samples is not None else action_modalities(prepared)
     if "methods" not in settings["given"] and "method" not in settings["given"]:  # those shipped are for two modalities
-        methods = [text for text in methods if _fits(parse_method(text).name, METHODS, SYSTEMS, named)]
+        methods = [text for text in methods if _fits(parse_method(text).name, named, samples)]
     chosen = choose_methods(methods, regression=False, modalities=len(named), named=named)
     more: dict[str, Any] = {
-        "placement": placement,
         "seeds": seeds,
         "recipe": recipe_of(settings),
         "noise": settings["noise"] or (),
     }
     if samples is not None:
         split = {key: settings[key] for key in ("folds", "validation", "split_seed") if settings[key] is not None}
-        return array_actions(samples, chosen, **split, **more)
+        return array_actions(samples, chosen, one_fold=one_fold, **split, **more)
     return action_comparison(
         prepared,
         chosen,
@@ -163,16 +166,31 @@ def comparison_of(
         protocol=settings["protocol"] or "cross-subject",
         persons=2 if settings["persons"] is None else settings["persons"],
         draw=settings["draw"],
+        placement=placement,
         checkpointing=bool(settings["checkpointing"]),
         pretrained=by_modality(settings["pretrained"], "--pretrained", "rgb=FILE or skeleton=FILE"),
         **more,
     )
 
 
-def _fits(name: str, fusions: Any, systems: Any, named: Sequence[str]) -> bool:
-    if name in systems:
-        return bool(systems[name].takes(named))
-    return len(named) > 1 and bool(fusions[name].takes(len(named)))
+def _fits(name: str, named: Sequence[str], samples: Samples | None) -> bool:
+    """Whether a method that is shipped can be built for the modalities there are, and for the shapes of arrays."""
+    import torch
+
+    from torchmsaf.fusion.registry import METHODS
+    from torchmsaf.tasks.systems.registry import SYSTEMS, create_system
+
+    if name not in SYSTEMS:
+        return len(named) > 1 and METHODS[name].takes(len(named))
+    if samples is None or not SYSTEMS[name].takes(named):
+        return SYSTEMS[name].takes(named)
+    shapes = {key: tuple(x.shape[1:]) for key, x in samples.features.items()}
+    try:
+        with torch.device("meta"):
+            create_system(name, shapes, samples.n_outputs, kind="classification")
+    except FusionInputError:
+        return False
+    return True
 
 
 def _refuse(settings: dict[str, Any], names: Sequence[str], why: str) -> None:
@@ -199,6 +217,7 @@ def _train(options: argparse.Namespace) -> None:
     if seed < 0:
         raise DataError(f"seed is {seed}; 0 or more is needed")
     method = one_method(settings["method"] or "msaf")
-    comparison = comparison_of({**settings, "given": settings["given"] | {"method"}}, [method], [seed])
+    given = settings["given"] | {"method"}
+    comparison = comparison_of({**settings, "given": given}, [method], [seed], one_fold=True)
     folder = run(comparison, settings, f"action-{comparison.methods[0].name}-seed-{seed}")
     copy_model(folder, comparison.methods[0])

@@ -19,6 +19,7 @@ from torchmsaf.data.prepared import Entry, Prepared
 from torchmsaf.data.samples import Samples
 from torchmsaf.data.stored import StoredFeatures
 from torchmsaf.errors import DataError
+from torchmsaf.ops.checks import is_integer
 
 Draw = Literal["random", "published", "none"]
 # the joint in the middle of the spine, which Kinect calls SpineMid
@@ -100,9 +101,14 @@ class Frames(_Rows):
     ) -> Tensor:
         whole = self.prepared.read(row, "rgb")  # (3, F, S, S), mapped: only what is taken is read
         stored, height, width = whole.shape[1:]
-        length = max(1, round(stored * share))
-        first = min(int(place * (stored - length + 1)), stored - length)
-        index = first + torch.linspace(0, length - 1, self.frames).round().long()
+        if self.draw == "published":
+            first = (stored - int(stored * share)) // 2
+            length = stored - 2 * first
+            index = first + torch.linspace(0, length - 1, self.frames).long()
+        else:
+            length = max(1, round(stored * share))
+            first = min(int(place * (stored - length + 1)), stored - length)
+            index = first + torch.linspace(0, length - 1, self.frames).round().long()
         top, left = _place(down, height - self.size), _place(along, width - self.size)
         part = whole[:, :, top : top + self.size, left : left + self.size][:, index]
         return part.flip(-1) if flip else part
@@ -111,10 +117,11 @@ class Frames(_Rows):
 class Skeletons(_Rows):
     """Skeletons of prepared clips, ``(n, 3, steps, V, S)``: centred, with as many steps and persons as a network takes.
 
-    The person that moves most is the first. In every frame the joint in the middle of this person's spine is the origin; of
-    skeletons without such a joint it is the mean of the joints. Absent persons are zeros behind those that are there, and
-    :func:`action_samples` says how many are. In training with a ``draw`` a part of the time is taken: at a uniform place,
-    and of a length uniform in [0.5, 1) of the clip, but of 64 steps or more where there are so many.
+    The first person is that of the file, where :mod:`torchmsaf.data.prepare.actions.bodies` puts the one that moves most. In
+    every frame the joint in the middle of this person's spine is the origin; of skeletons without such a joint it is the
+    mean of the joints. Absent persons are zeros behind those that are there, and :func:`action_samples` says how many are.
+    In training with a ``draw`` a part of the time is taken: at a uniform place, and of a length uniform in [0.5, 1) of the
+    clip, but of 64 steps or more where there are so many.
 
     Args:
         prepared: with arrays ``skeleton``, ``(3, T, V, persons)`` float32.
@@ -232,6 +239,13 @@ def action_samples(
         raise DataError(f"{prepared.path} has no clips")
     if draw not in get_args(Draw):
         raise DataError(f"draw is {draw!r}; {', '.join(get_args(Draw))} are there")
+    if prepared.parameters.get("bodies") == "published" and draw != "published":
+        raise DataError(
+            f"{prepared.path} was prepared as the published code reads, where an absent person is there: train with its "
+            "augmentation too (--draw published), or prepare without --published"
+        )
+    if not is_integer(persons) or persons < 1:
+        raise DataError(f"persons is {persons!r}; 1 or more are needed")
     actions = [fact(entry, "action") for entry in prepared.entries]
     occurring = sorted(set(actions))
     number = {action: k for k, action in enumerate(occurring)}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from torchmsaf.data.actions import Draw, action_samples
+from torchmsaf.data.actions import Draw, action_modalities, action_samples
 from torchmsaf.data.folds import make_protocol
 from torchmsaf.data.ntu_protocols import ntu_groups, ntu_protocol
 from torchmsaf.data.prepared import Prepared
@@ -58,8 +58,15 @@ def action_comparison(
         ProtocolError: a part of the fold has no clips.
     """
     preset = preset_of(prepared.parameters) if preset is None else preset
-    options = network_options(preset, rgb, checkpointing=checkpointing, persons=persons)
+    options = network_options(preset, rgb, checkpointing=checkpointing)
     sizes = PRESETS[preset]
+    stored = prepared.parameters.get("size")
+    if "rgb" in action_modalities(prepared) and stored != sizes.stored:
+        raise DataError(
+            f"preset {preset} is for frames of {sizes.stored} x {sizes.stored}, and those of {prepared.path} are {stored} x "
+            f"{stored}: prepare with --size {sizes.stored}, or choose another preset"
+        )
+    draw = draw or ("published" if protocol == "published" else "random")
     samples = action_samples(
         prepared,
         groups=ntu_groups([entry.id for entry in prepared.entries], protocol),
@@ -67,7 +74,7 @@ def action_comparison(
         size=sizes.size,
         steps=STEPS,
         persons=persons,
-        draw=draw or ("published" if protocol == "published" else "random"),
+        draw=draw,
     )
     for path in (pretrained or {}).values():
         about = read_spec(path).about
@@ -76,7 +83,8 @@ def action_comparison(
                 f"{path} was trained with protocol {about['protocol']}, and may have seen who tests in {protocol}: use "
                 "weights of the same protocol"
             )
-    if rgb == "i3d" and (path := (pretrained or {}).get("rgb")) and "rgb" in (own := read_spec(path).networks):
+    weights = (pretrained or {}).get("rgb")
+    if rgb == "i3d" and weights is not None and "rgb" in (own := read_spec(weights).networks):
         # released weights exist for both kinds of padding
         options["rgb"] |= {key: value for key, value in own["rgb"].options.items() if key == "padding"}
     made_up = any(entry.facts.get("made_up") for entry in prepared.entries)
@@ -112,7 +120,7 @@ def array_actions(
     folds: int = 5,
     validation: float = 0.2,
     split_seed: int = 0,
-    placement: bool = False,
+    one_fold: bool = False,
     seeds: Sequence[int] = (0,),
     recipe: Recipe | None = None,
     noise: Sequence[float] = (),
@@ -126,7 +134,7 @@ def array_actions(
         folds: where the file ships no split.
         validation: part of the training groups that validates.
         split_seed: of the draw of folds and validation.
-        placement: as in :func:`action_comparison`.
+        one_fold: run the first alone.
         seeds: one run a fold and seed.
         recipe: the budget; None = the defaults.
         noise: levels of noise to test with.
@@ -135,14 +143,16 @@ def array_actions(
         ProtocolError: too few groups or samples.
     """
     small = PRESETS["small"].skeleton
+    protocol = make_protocol(samples, folds=folds, validation=validation, seed=split_seed)
+    if one_fold:
+        protocol = replace(protocol, folds=protocol.folds[:1])
     return _comparison(
         samples,
         methods,
         title=f"Actions of {samples.name}: {', '.join(samples.modalities)}",
-        protocol=make_protocol(samples, folds=folds, validation=validation, seed=split_seed),
+        protocol=protocol,
         networks={"skeleton": NETWORKS["skeleton"]},
         network_options={"skeleton": dict(small)},
-        placement=placement,
         seeds=seeds,
         recipe=recipe,
         noise=noise,
@@ -154,7 +164,7 @@ def _comparison(
     samples: Samples,
     methods: Sequence[MethodChoice],
     *,
-    placement: bool,
+    placement: bool = False,
     seeds: Sequence[int],
     recipe: Recipe | None,
     about: Mapping[str, Any],

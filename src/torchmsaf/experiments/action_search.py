@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmsaf.backbones.staged import StagedNetwork
 from torchmsaf.data.folds import Fold
 from torchmsaf.data.whole_files import whole_file
-from torchmsaf.errors import DataError
+from torchmsaf.errors import DataError, ProtocolError
 from torchmsaf.experiments.compare import Comparison, compare
 from torchmsaf.experiments.results import ResultFolder
 from torchmsaf.experiments.search.candidate import FeaturePart
@@ -50,10 +50,16 @@ def search_architecture(
         **running: ``jobs``, ``threads`` and ``accelerator`` of :func:`~torchmsaf.experiments.compare.compare`.
 
     Raises:
+        ProtocolError: the protocol validates on test samples.
         DataError: a modality is absent from some samples, or is standardized in memory, or there is one modality alone.
         TorchmsafError: as :func:`~torchmsaf.experiments.compare.compare`.
     """
     samples = comparison.samples
+    if comparison.protocol.chosen_on_test:
+        raise ProtocolError(
+            f"protocol {comparison.protocol.name} validates on test samples, and the search would choose on them: use "
+            "another"
+        )
     if samples.regression or len(samples.modalities) < 2 or not bool(samples.present.all()):
         raise DataError(f"{samples.name}: a search needs classes, and two or more modalities that every sample has")
     if any(isinstance(x, Tensor) for x in samples.features.values()):

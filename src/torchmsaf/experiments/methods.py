@@ -47,7 +47,7 @@ def parse_method(text: str) -> MethodChoice:
     _check_name(name.strip())
     yaml = require("yaml", "compare")
     options = {}
-    for part in re.split(r",(?![^\[]*\])", rest) if rest else []:
+    for part in _parts(rest):
         key, equals, value = part.partition("=")
         if not equals or not key.strip():
             raise FusionInputError(f"method {text!r}: expected name:option=value,option=value, got {part!r}")
@@ -58,6 +58,18 @@ def parse_method(text: str) -> MethodChoice:
         except yaml.YAMLError as error:
             raise FusionInputError(f"method {text!r}: option {key.strip()!r} cannot be read: {value!r}") from error
     return MethodChoice(name.strip(), options)
+
+
+def _parts(text: str) -> list[str]:
+    """The options of a method, cut at commas that are in no list."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter == "[") - (letter == "]")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts if text else []
 
 
 def _check_name(name: str) -> None:

@@ -19,7 +19,14 @@ from torchmsaf.experiments.methods import MethodChoice
 from torchmsaf.experiments.results import UnitFile
 from torchmsaf.experiments.unit import Unit
 from torchmsaf.tasks.batches import Part, part_of
-from torchmsaf.tasks.model_file import ModelSpec, NetworkSpec, kind_of_systems, load_pretrained, read_spec
+from torchmsaf.tasks.model_file import (
+    ModelSpec,
+    NetworkSpec,
+    channel_order,
+    kind_of_systems,
+    load_pretrained,
+    read_spec,
+)
 from torchmsaf.tasks.models import Model
 from torchmsaf.tasks.network import FusedNetwork, module_name
 from torchmsaf.tasks.training import Trained, evaluate, own_recipe, train
@@ -72,7 +79,8 @@ class Runner:
             spec, network = self._network({modality}, None, {}, key)
             if modality in self.setting.pretrained and isinstance(network, FusedNetwork):
                 own = network.networks[module_name(modality)]
-                load_pretrained(own, self.setting.pretrained[modality], modality)
+                path, order = self.setting.pretrained[modality], channel_order(self.setting.about)
+                load_pretrained(own, path, modality, order=order)
             m = self._index(modality)
             trained = self._train(network, self.train.only(m), self.validation.only(m), key)
             record = self._record(modality, "start", network, trained) | {"modality": modality}

@@ -13,7 +13,7 @@ from torchmsaf.backbones.by_rank import network_for
 from torchmsaf.backbones.staged import StagedNetwork
 from torchmsaf.errors import FusionInputError, TorchmsafError, in_one_line
 from torchmsaf.experiments.methods import MethodChoice
-from torchmsaf.tasks.model_file import ModelSpec, NetworkSpec, kind_of_systems, load_pretrained
+from torchmsaf.tasks.model_file import ModelSpec, NetworkSpec, channel_order, kind_of_systems, load_pretrained
 from torchmsaf.tasks.models import Model
 from torchmsaf.tasks.network import FusedNetwork
 from torchmsaf.tasks.systems.base import System
@@ -45,7 +45,8 @@ def check_networks(comparison: Comparison) -> None:
         for name, value in comparison.samples.features.items()
     }
     for name, path in comparison.pretrained.items():
-        load_pretrained(networks[name], path, name, options=comparison.network_options.get(name, {}))
+        options, order = comparison.network_options.get(name, {}), channel_order(comparison.about)
+        load_pretrained(networks[name], path, name, options=options, order=order)
     large = max(x.shape[1:].numel() for x in comparison.samples.features.values()) > MOST_VALUES
     device = "meta" if large else "cpu"  # shapes alone, where values would take long
     networks = {name: net.to(device) for name, net in networks.items()}

@@ -17,7 +17,6 @@ from torchmsaf.backbones.i3d import I3D
 from torchmsaf.backbones.inflated_resnet import InflatedResNet50
 from torchmsaf.backbones.staged import StagedNetwork
 from torchmsaf.errors import DataError, FusionInputError
-from torchmsaf.ops.checks import is_integer
 
 NETWORKS = {"rgb": f"{__name__}.rgb_network", "skeleton": f"{__name__}.skeleton_network"}
 # the paper's options of MSAF, where its own defaults differ
@@ -62,7 +61,7 @@ PRESETS: Mapping[str, Preset] = {
         64,
         56,
         {"i3d": 8, "resnet50": 8},
-        {"i3d": {"width": 0.125}, "resnet50": {"blocks": [1, 1, 1, 1], "width": 8}},
+        {"i3d": {"width": 0.125, "momentum": 0.1}, "resnet50": {"blocks": [1, 1, 1, 1], "width": 8}},
         {"widths": [16, 16, 16, 16, 32, 64, 128]},
     ),
 }
@@ -85,31 +84,26 @@ def preset_of(parameters: Mapping[str, Any]) -> str:
             return name
     size = parameters.get("size")
     raise DataError(
-        f"the frames are {size} x {size}, which is no preset: say with --preset whose networks to train, "
-        f"{' or '.join(PRESETS)}"
+        f"the frames are {size} x {size}, and presets are for {' or '.join(str(one.stored) for one in PRESETS.values())}: "
+        "prepare with such a --size"
     )
 
 
-def network_options(
-    preset: str, rgb: str, *, persons: int = 2, checkpointing: bool = False
-) -> dict[str, dict[str, Any]]:
+def network_options(preset: str, rgb: str, *, checkpointing: bool = False) -> dict[str, dict[str, Any]]:
     """The options of both networks.
 
     Args:
         preset: one of ``PRESETS``.
         rgb: kind of the RGB network, one of ``KINDS``.
-        persons: that the skeleton network takes.
         checkpointing: of the RGB network: less memory, more time.
 
     Raises:
-        DataError: no such preset or kind, or no persons.
+        DataError: no such preset or kind.
     """
     if preset not in PRESETS:
         raise DataError(f"there is no preset {preset!r}: choose {' or '.join(PRESETS)}")
     if rgb not in KINDS:
         raise DataError(f"there is no RGB network {rgb!r}: choose {' or '.join(KINDS)}")
-    if not is_integer(persons) or persons < 1:
-        raise DataError(f"persons is {persons!r}; 1 or more are needed")
     sizes = PRESETS[preset]
     more = {"checkpointing": True} if checkpointing else {}
     return {"rgb": {"kind": rgb, **sizes.rgb.get(rgb, {}), **more}, "skeleton": dict(sizes.skeleton)}

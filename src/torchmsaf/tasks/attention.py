@@ -16,7 +16,12 @@ from torchmsaf.tasks.network import FusedNetwork
 
 
 @torch.no_grad()
-def modality_attention(network: FusedNetwork, inputs: Sequence[Tensor]) -> list[Tensor]:
+def modality_attention(
+    network: FusedNetwork,
+    inputs: Sequence[Tensor],
+    present: Tensor | None = None,
+    lengths: Sequence[Tensor | None] | None = None,
+) -> list[Tensor]:
     """The share of each modality in the attention of each MSAF in a network, in evaluation mode.
 
     At one point the attention of all blocks of all modalities sums to one in each channel. A share is the sum over the
@@ -26,6 +31,8 @@ def modality_attention(network: FusedNetwork, inputs: Sequence[Tensor]) -> list[
     Args:
         network: its mode, and that of each of its layers, is left as it is.
         inputs: ``(B, *shape)`` of each modality.
+        present: ``(B, M)`` booleans; None = all. What is absent has no share.
+        lengths: as in :meth:`FusedNetwork.forward`.
 
     Returns:
         ``(B, M)`` for each MSAF, in the order of the points; empty for another method.
@@ -41,7 +48,7 @@ def modality_attention(network: FusedNetwork, inputs: Sequence[Tensor]) -> list[
     handles = [point.register_forward_pre_hook(remember, with_kwargs=True) for point in points]
     try:
         with evaluating(network):
-            network(inputs)
+            network(inputs, present, lengths)
         shares = []
         for point, owners in zip(points, network.owners, strict=True):
             args, kwargs = met[point]
@@ -55,7 +62,7 @@ def modality_attention(network: FusedNetwork, inputs: Sequence[Tensor]) -> list[
 
 
 def even_attention(network: FusedNetwork) -> list[Tensor]:
-    """The shares ``(M,)`` that :func:`modality_attention` would give for even attention, for each MSAF."""
+    """The shares ``(M,)`` that even attention would have where nothing is absent, for each MSAF."""
     shares = []
     for point, owners in zip(network.points, network.owners, strict=False):
         if isinstance(point, MSAF):

@@ -190,7 +190,12 @@ def _checked(spec: ModelSpec) -> ModelSpec:
 
 
 def load_pretrained(
-    network: nn.Module, path: str | Path, modality: str, *, options: Mapping[str, Any] | None = None
+    network: nn.Module,
+    path: str | Path,
+    modality: str,
+    *,
+    options: Mapping[str, Any] | None = None,
+    order: str = "rgb",
 ) -> tuple[str, ...]:
     """Put weights into a network before it is trained, but for a last layer of another number of classes.
 
@@ -199,7 +204,8 @@ def load_pretrained(
         path: a model that has this modality, as ``torchmsaf train``, ``compare`` and ``convert`` write it.
         modality: whose network.
         options: what the network was built with; None = whatever. Weights that were trained with others do not fit, but for
-            ``checkpointing``, which changes no weight's meaning.
+            ``checkpointing`` and ``momentum``, which change no weight's meaning.
+        order: of the channels of the frames to train on, ``rgb`` or ``bgr``.
 
     Returns:
         The names of the network's tensors that keep their random start: those of its last layer, or none.
@@ -210,16 +216,12 @@ def load_pretrained(
     spec = read_spec(path)
     if modality not in spec.networks:
         raise DataError(f"{path} has no network of {modality!r}; it has {', '.join(spec.networks)}")
-    parameters = spec.about.get("parameters")
-    if (
-        modality in ("video", "rgb")
-        and isinstance(parameters, Mapping)
-        and parameters.get("channel_order", "rgb") != "rgb"
-    ):
-        raise DataError(f"{path} was trained on frames in {parameters['channel_order']} order, and training has RGB")
+    if modality in ("video", "rgb") and (made_for := channel_order(spec.about)) != order:
+        raise DataError(f"{path} was trained on frames in {made_for.upper()} order, and training has {order.upper()}")
     if options is not None:
         plain = json.loads(json.dumps(dict(options)))  # lists, as a file has them
-        theirs, ours = ({**one, "checkpointing": None} for one in (spec.networks[modality].options, plain))
+        free = dict.fromkeys(("checkpointing", "momentum"))
+        theirs, ours = ({**one, **free} for one in (spec.networks[modality].options, plain))
         if differing := [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]:
             name = differing[0]
             raise DataError(
@@ -250,8 +252,14 @@ def load_pretrained(
     return kept
 
 
+def channel_order(about: Mapping[str, Any]) -> str:
+    """The channel order of prepared frames, by what is said of a task."""
+    parameters = about.get("parameters")
+    return str(parameters.get("channel_order", "rgb")) if isinstance(parameters, Mapping) else "rgb"
+
+
 def _last_layer(network: nn.Module) -> str | None:
-    for kind in (nn.Linear, nn.Conv3d):  # I3D has no linear layer
-        if names := [name for name, layer in network.named_modules() if isinstance(layer, kind)]:
-            return names[-1]
-    return None
+    linear: list[str] = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)]
+    # I3D has no linear layer
+    convolutions: list[str] = [name for name, layer in network.named_modules() if isinstance(layer, nn.Conv3d)]
+    return next(reversed(linear or convolutions), None)
