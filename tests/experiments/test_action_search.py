@@ -190,7 +190,7 @@ def test_shared_layers_leave_no_file_to_go_on_from(prepared: Prepared, tmp_path:
 
 def test_data_that_cannot_be_searched_are_refused_before_any_training(tmp_path: Path) -> None:
     alone = action_comparison(write_clips(tmp_path / "p", modalities=("skeleton",)), [], recipe=FAST)
-    with pytest.raises(DataError, match="a search needs classes, and two or more modalities that every sample has"):
+    with pytest.raises(DataError, match="a search is of two or more modalities that every sample has"):
         search_architecture(alone, tmp_path / "s")
     n = 8
     random = np.random.default_rng(0)

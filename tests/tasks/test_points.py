@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -147,6 +148,7 @@ def test_the_attention_of_all_persons_is_their_modalitys() -> None:
         (["late", "early"], ((1, 0), (3, 4))),
         (["early", "intermediate", "late"], ((1, 0), (2, 1), (3, 4))),
         (["mixed_4f+conv6"], ((1, 2),)),
+        ("late", ((3, 4),)),
         (["mixed_5b+fc7", "mixed_5c+fc7"], ((2, 4), (3, 4))),
     ],
 )
@@ -167,8 +169,9 @@ def test_one_person_alone_can_meet() -> None:
     [
         (0, "1 to 4 with these networks"),
         (5, "1 to 4 with these networks"),
-        ([], "or a list of them or of names"),
-        ([1, "late"], "or a list of them or of names"),
+        ([], "or a list of them or of names, such as [mixed_5c+fc7], got []"),
+        ([1, "late"], "or a list of them or of names, such as"),
+        ("later", "'later' is no placement"),
         (["later"], "'later' is no placement of the network of 'rgb'; it has early, intermediate, late"),
         (["mixed_4f+conv9"], "network of 'skeleton' has no stage 'conv9'; it has conv4, conv5, conv6, flat6, fc7"),
         (["mixed_4f+conv5+fc7"], "names 3 stages for 2 networks"),
@@ -179,7 +182,7 @@ def test_one_person_alone_can_meet() -> None:
     ],
 )
 def test_points_that_are_nowhere_are_refused(points: Any, said: str) -> None:
-    with pytest.raises(FusionInputError, match=said.replace(".", r"\.")):
+    with pytest.raises(FusionInputError, match=re.escape(said)):
         find_places("msaf", points, networks())
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # of clips of NTU RGB+D alone, and of files of arrays alone
 _OF_CLIPS = ("rgb", "preset", "protocol", "persons", "draw", "checkpointing", "pretrained", "placement")
-_OF_ARRAYS = ("target", "group", "split", "folds", "validation", "split_seed")
+_OF_ARRAYS = ("target", "group", "split", "modalities", "missing", "folds", "validation", "split_seed")
 # the two optimizers of the published code, their learning rate, and when it is lowered
 _PUBLISHED = {
     "learning_rate": 1e-4,
@@ -69,6 +69,10 @@ def add_task(parser: argparse.ArgumentParser) -> None:
     add_array("--target", "key of the classes (default: label)", metavar="KEY")
     add_array("--group", "key of the subjects: never shared between train and test", metavar="KEY")
     add_array("--split", "key of the shipped split, train, validation, test", metavar="KEY")
+    add_array(
+        "--modalities", "in order (default: every array of numbers with two or more axes)", nargs="+", metavar="KEY"
+    )
+    add_array("--missing", "nan: rows with NaN lack the modality (default: error)", choices=("error", "nan"))
     add_array("--folds", "by whole groups where there are groups (default: 5)", type=int)
     add_array("--validation", "share of the training part that validates (default: 0.2)", type=float)
     add_array("--split-seed", "of the draw of folds and validation (default: 0)", type=int)
@@ -144,8 +148,9 @@ def comparison_of(
     prepared = settings["prepared"]
     samples = None
     if prepared is None:
-        samples = load_skeletons(settings["data"], **{key: settings[key] for key in ("group", "split")},
-                                 target=settings["target"] or "label")  # fmt: skip
+        keys = ("target", "group", "split", "modalities", "missing")
+        given = {key: settings[key] for key in keys if settings[key] is not None}
+        samples = load_skeletons(settings["data"], **given)
     named = tuple(samples.modalities) if samples is not None else action_modalities(prepared)
     if "methods" not in settings["given"] and "method" not in settings["given"]:  # those shipped are for two modalities
         methods = [text for text in methods if _fits(parse_method(text).name, named, samples)]

@@ -59,6 +59,10 @@ def _search(options: argparse.Namespace) -> None:
     settings = action.read(known, options)
     seed = settings["seed"] or 0
     chosen = {name.removeprefix("search_"): settings[name] for name in _SEARCH if settings[name] is not None}
+    for name in _SEARCH:
+        value = settings[name]
+        if isinstance(value, int) and value < 1 and name != "share":
+            raise DataError(f"--{name.replace('_', '-')} is {value}; 1 or more is needed")
     search_settings = SearchSettings(**chosen, seed=seed)
     if settings["resume"] and settings["out"] is None:
         raise DataError("--resume needs --out FOLDER: what to go on with")

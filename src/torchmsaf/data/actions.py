@@ -246,6 +246,8 @@ def action_samples(
         )
     if not is_integer(persons) or persons < 1:
         raise DataError(f"persons is {persons!r}; 1 or more are needed")
+    if persons > 2 and prepared.parameters.get("bodies") in ("2", "published"):
+        raise DataError(f"persons is {persons}, and {prepared.path} has two of each clip: prepare with --bodies all")
     actions = [fact(entry, "action") for entry in prepared.entries]
     occurring = sorted(set(actions))
     number = {action: k for k, action in enumerate(occurring)}

@@ -99,9 +99,22 @@ def ntu_protocol(samples: Samples, name: str = "cross-subject") -> Protocol:
         held = inside & np.isin(subjects, dev)
         what = f"{what}; validation: {_list(subjects[held])} of the training part"
         fold = Fold(0, *(np.flatnonzero(rows) for rows in (inside & ~held, held, ~inside)))
+    held_out = PUBLISHED_DEV if name == "published" else dev
+    needed = {
+        "training": f"subjects {_numbers(sorted(set(trained) - set(held_out)))}",
+        "validation": f"subjects {_numbers(held_out)}",
+        "test": "all other subjects",
+    }
+    if name == "cross-view":
+        needed |= {"test": "camera 1", "training": f"{needed['training']}, or others, seen by cameras 2 and 3"}
+    elif name == "cross-setup":
+        needed |= {"test": "odd setups", "training": "even setups"}
     for part, rows in (("training", fold.train), ("validation", fold.validation), ("test", fold.test)):
         if not len(rows):
-            raise ProtocolError(f"{samples.name}, {name}: the {part} part is empty; prepare its clips too")
+            raise ProtocolError(
+                f"{samples.name}, {name}: the {part} part is empty; it is of {needed[part]}, and these clips are of "
+                f"{_list(subjects)}: prepare others too"
+            )
     published = name == "published"
     check_fold(fold, samples, chosen_on_test=published)
     about = f"ntu-{'120-' if second else ''}{name}"
@@ -110,4 +123,8 @@ def ntu_protocol(samples: Samples, name: str = "cross-subject") -> Protocol:
 
 def _list(subjects: np.ndarray) -> str:
     numbers = sorted(set(subjects.tolist()))
-    return f"subject{'s' * (len(numbers) != 1)} {', '.join(map(str, numbers)) or 'none'}"
+    return f"subject{'s' * (len(numbers) != 1)} {_numbers(numbers) or 'none'}"
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +21,14 @@ NAME = "skeleton"
 
 
 def load_skeletons(
-    path: str | Path, *, target: str = "label", group: str | None = None, split: str | None = None, steps: int = 32
+    path: str | Path,
+    *,
+    target: str = "label",
+    group: str | None = None,
+    split: str | None = None,
+    modalities: Sequence[str] | None = None,
+    missing: Literal["error", "nan"] = "error",
+    steps: int = 32,
 ) -> Samples:
     """Samples with skeletons from a ``.npz`` or ``.safetensors`` file, or a folder of ``.npy`` files.
 
@@ -30,19 +39,24 @@ def load_skeletons(
         target: key of the classes.
         group: key of the subjects; samples of one never train and test in the same fold.
         split: key of the shipped split, as in :func:`~torchmsaf.data.arrays.load_arrays`.
+        modalities: as there; None = all that there are.
+        missing: as there; a sample with NaN in a modality then lacks it.
         steps: of a skeleton; its time is interpolated linearly to so many.
 
     Raises:
         DataError: as :func:`~torchmsaf.data.arrays.load_arrays`; there is no ``skeleton``, or it is of another shape; a
             sample whose skeleton is all zeros.
     """
-    samples = load_arrays(path, target=target, group=group, split=split, regression=False)
+    samples = load_arrays(
+        path, target=target, group=group, split=split, modalities=modalities, missing=missing, regression=False
+    )
     value = samples.features.get(NAME)
     if not isinstance(value, Tensor) or value.dim() not in (4, 5):
         found = ", ".join(f"{key} {tuple(x.shape)}" for key, x in samples.features.items())
         raise DataError(f"{path}: {NAME!r} of shape (n, C, T, V) or (n, C, T, V, persons) is needed; there is {found}")
     value, lengths = _persons_first(value if value.dim() == 5 else value.unsqueeze(-1))
-    if empty := [samples.ids[row] for row in (lengths == 0).nonzero()[:, 0].tolist()]:
+    here = samples.present[:, samples.modalities.index(NAME)]
+    if empty := [samples.ids[row] for row in ((lengths == 0) & here).nonzero()[:, 0].tolist()]:
         raise DataError(f"{path}: {NAME!r} of {len(empty)} samples is all zeros, the first {empty[:5]}; remove them")
     features = {**samples.features, NAME: _resized(value, steps)}
     names = {"ids": samples.ids, "classes": samples.classes, "groups": samples.groups, "parts": samples.parts}

@@ -61,7 +61,9 @@ def search_architecture(
             "another"
         )
     if samples.regression or len(samples.modalities) < 2 or not bool(samples.present.all()):
-        raise DataError(f"{samples.name}: a search needs classes, and two or more modalities that every sample has")
+        raise DataError(
+            f"{samples.name}: a search is of two or more modalities that every sample has: prepare rgb and skeleton"
+        )
     if any(isinstance(x, Tensor) for x in samples.features.values()):
         raise DataError(f"{samples.name}: a search needs prepared clips, and these are arrays")
     fold = comparison.protocol.folds[0]

@@ -59,6 +59,8 @@ def find_places(method: str, points: Any, networks: Mapping[str, StagedNetwork])
     if points is None:
         usual = any(net.placements for net in nets) and all(_placed(net, word) for net in nets for word in USUAL)
         points = list(USUAL) if usual else shared
+    if isinstance(points, str):
+        points = [points]
     if is_integer(points) and 1 <= points <= shared:
         points = list(range(points, 0, -1))
     said = (
@@ -66,13 +68,13 @@ def find_places(method: str, points: Any, networks: Mapping[str, StagedNetwork])
         "or a list"
     )
     if not isinstance(points, list | tuple) or not points:
-        raise FusionInputError(f"{said} of them or of names of stages, got {points!r}")
+        raise FusionInputError(f"{said} of them or of names, such as {_example(nets)}, got {points!r}")
     if all(isinstance(one, str) for one in points):
         places = [_named(method, one, networks) for one in points]
     elif all(is_integer(one) and 1 <= one <= shared for one in points):
         places = [tuple(Tap(len(net.stages) - int(one)) for net in nets) for one in points]
     else:
-        raise FusionInputError(f"{said} of them or of names of stages, got {points!r}")
+        raise FusionInputError(f"{said} of them or of names, such as {_example(nets)}, got {points!r}")
     places.sort(key=lambda place: [tap.stage for tap in place])
     for before, after in pairwise(places):
         if before == after or any(a.stage > b.stage for a, b in zip(before, after, strict=True)):
@@ -92,7 +94,7 @@ def _named(method: str, text: str, networks: Mapping[str, StagedNetwork]) -> Pla
                 )
                 raise FusionInputError(
                     f"{method}: points: {text!r} is no placement of the network of {name!r}; it has {known}; or give one "
-                    "stage of each network, such as layer3+conv5"
+                    f"stage of each network, such as {_example(list(networks.values()))}"
                 )
         words = [_placed(net, text) or "" for net in networks.values()]
     if len(words) != len(networks):
@@ -100,6 +102,10 @@ def _named(method: str, text: str, networks: Mapping[str, StagedNetwork]) -> Pla
     return tuple(
         _tap(method, word.strip(), name, net) for word, (name, net) in zip(words, networks.items(), strict=True)
     )
+
+
+def _example(nets: Sequence[StagedNetwork]) -> str:
+    return f"[{'+'.join(stage_name(net, len(net.stages) - 1) for net in nets)}]"
 
 
 def _placed(net: StagedNetwork, word: str) -> str | None:
