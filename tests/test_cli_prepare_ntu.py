@@ -45,7 +45,8 @@ def test_a_preparation_is_reported_line_by_line(run: Run, raw: Path, tmp_path: P
     assert code == 0
     assert out.startswith("2 clips prepared, 0 there already: ")
     assert "Left alone: 1 with missing skeletons by the lists.\n" in out
-    assert "1 file cannot be used (also in index.json):\n  S001C001P001R001A004.skeleton: " in out
+    assert "1 file cannot be used (also in index.json):\n  S001C001P001R001A004.skeleton: line 2: the file ends" in out
+    assert "get the file again" in out
     assert [entry.id for entry in Prepared.open(tmp_path / "out").entries] == list(NAMES[:2])
     assert run(*command)[1].startswith("0 clips prepared, 2 there already: ")
     code, _, error = run(*command, "--strict")
@@ -55,7 +56,8 @@ def test_a_preparation_is_reported_line_by_line(run: Run, raw: Path, tmp_path: P
 
 WRONG = {
     "nothing": (["--raw", "nothing"], "nothing does not exist"),
-    "frames": (["--raw", "RAW", "--frames", "0"], "frames is 0; a whole number from 1 is needed"),
+    "frames": (["--raw", "RAW", "--frames", "0"], "frames is 0; a whole number from 1 to 1024 is needed"),
+    "size": (["--raw", "nothing", "--size", "2000"], "size is 2000; a whole number from 16 to 1024 is needed"),
     "published": (["--raw", "RAW", "--published", "--frames", "8"], "leave --frames and --bodies out"),
     "jobs": (["--raw", "RAW", "--modalities", "skeleton", "--jobs", "0"], "jobs is 0; at least 1 is needed"),
     "list": (["--raw", "RAW", "--missing", "gone.txt"], "gone.txt cannot be read"),

@@ -31,9 +31,16 @@ def test_every_valid_name_comes_back(fields: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
+    "name", ["s001c002p003r002a013.skeleton", "S001c002P003r002A013_RGB.AVI", "s001C002p003R002a013_Rgb"]
+)
+def test_small_letters_are_read_and_the_id_has_capitals(name: str) -> None:
+    assert NtuName.parse(name).stem == "S001C002P003R002A013"
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
-        "", "S001C002P003R002.skeleton", "S01C002P003R002A013", "s001c002p003r002a013", "S001C002P003R002A0133",
+        "", "S001C002P003R002.skeleton", "S01C002P003R002A013", "ſ001C002P003R002A013", "S001C002P003R002A0133",
         "S001C002P003R002A013_depth.avi", "S001C002P003R002A013 (1).skeleton", "xS001C002P003R002A013",
         "S001C002P003R002A01٣", "S001C002P003R002A013\n", "C002S001P003R002A013",
     ],

@@ -27,8 +27,13 @@ def add_ntu(sets: Any) -> None:
     add("--raw", type=Path, nargs="+", required=True, help="folders of the raw files, or archives")
     told = "folder of the prepared clips; other settings make another version in it"
     add("--out", type=Path, required=True, help=told)
-    add("--frames", type=int, help="of a clip, from its first to its last (default: 32)")
-    add("--size", type=int, default=256, help="of a frame in pixels, the whole picture squeezed (default: 256)")
+    add("--frames", type=int, help="of a clip, from its first to its last, 1 to 1024 (default: 32)")
+    add(
+        "--size",
+        type=int,
+        default=256,
+        help="of a frame in pixels, 16 to 1024, the whole picture squeezed (default: 256)",
+    )
     told = "of a clip: the two that move most, or all (default: 2)"
     add("--bodies", choices=("2", "all"), help=told)
     told = "what is prepared (default: both)"
@@ -46,6 +51,7 @@ def add_ntu(sets: Any) -> None:
 
 def _prepare(options: argparse.Namespace) -> None:
     from torchmsaf.data.counted import counted
+    from torchmsaf.data.prepare.actions.plan import told_aside
     from torchmsaf.data.prepare.actions.preparation import NtuSettings, prepare_ntu
     from torchmsaf.experiments.progress import told_progress
 
@@ -71,7 +77,7 @@ def _prepare(options: argparse.Namespace) -> None:
     earlier = f"; {report.earlier} more whose raw files are gone" if report.earlier else ""
     print(f"{counted(report.prepared, 'clip')} prepared, {report.already} there already{earlier}: {report.path}")
     if report.set_aside:
-        print(f"Left alone: {', '.join(f'{count} {kind}' for kind, count in sorted(report.set_aside.items()))}.")
+        print(f"Left alone: {told_aside(report.set_aside)}.")
     for title, lines in (
         (f"{counted(len(report.doubtful), 'clip')} to look at:", report.doubtful),
         (f"{counted(len(report.refused), 'file')} cannot be used (also in index.json):", report.refused),

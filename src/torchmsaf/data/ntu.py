@@ -15,12 +15,17 @@ from torchmsaf.errors import DataError
 
 # how the comment of a made-up video begins
 MADE_UP = "made up by torchmsaf"
+# ids of the bodies of a made-up skeleton file; those of the sensor are about 2**56
+MADE_UP_BODIES = range(10**9, 10**9 + 10**5)
 # of NTU RGB+D, the first of the two data sets
 FIRST_ACTIONS, FIRST_SETUPS, FIRST_SUBJECTS = 60, 17, 40
 # each field's largest number
 _MOST = {"setup": 32, "camera": 3, "person": 106, "replication": 2, "action": 120}
 _LETTERS = {"setup": "S", "camera": "C", "person": "P", "replication": "R", "action": "A"}
-_NAME = re.compile("".join(f"{letter}(?P<{field}>[0-9]{{3}})" for field, letter in _LETTERS.items()) + "(?:_rgb)?")
+_NAME = re.compile(
+    "".join(f"{letter}(?P<{field}>[0-9]{{3}})" for field, letter in _LETTERS.items()) + "(?:_rgb)?",
+    re.ASCII | re.IGNORECASE,
+)
 
 # subjects of the training part, cross-subject protocol; all others are tested
 TRAIN_SUBJECTS_60 = (1, 2, 4, 5, 8, 9, 13, 14, 15, 16, 17, 18, 19, 25, 27, 28, 31, 34, 35, 38)
@@ -101,7 +106,7 @@ class NtuName:
 
     @classmethod
     def parse(cls, file: str | PurePath) -> NtuName:
-        """Read the name of a file, with or without folder, ``_rgb`` and suffix.
+        """Read the name of a file, with or without folder, ``_rgb`` and suffix, in capitals or small letters.
 
         Raises:
             DataError: not five letters with three digits each, or a number out of its range.
@@ -121,7 +126,7 @@ class NtuName:
 
     @property
     def stem(self) -> str:
-        """The name without ``_rgb`` and suffix: the clip's id."""
+        """The name without ``_rgb`` and suffix, in the official capitals: the clip's id."""
         return "".join(f"{letter}{getattr(self, field):03}" for field, letter in _LETTERS.items())
 
     @property

@@ -107,6 +107,12 @@ def test_a_file_without_a_tracked_body(mode: str, bodies: tuple[Body, ...]) -> N
         to_array(file(*bodies), mode=mode)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("mode", ["motion", "published"])
+def test_a_file_without_a_frame(mode: str) -> None:
+    with pytest.raises(DataError, match=r"a\.skeleton has no frames; get the file again"):
+        to_array(SkeletonFile("a.skeleton", 0, ()), mode=mode)  # type: ignore[arg-type]
+
+
 def test_arguments_out_of_range() -> None:
     with pytest.raises(DataError, match="most is 0; 1 or more"):
         to_array(file(body(1)), 0)

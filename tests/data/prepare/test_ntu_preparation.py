@@ -17,8 +17,8 @@ pytest.importorskip("safetensors")
 
 import av
 
-from torchmsaf.data.ntu import MADE_UP
-from torchmsaf.data.prepare.actions.plan import plan_ntu
+from torchmsaf.data.ntu import MADE_UP, MADE_UP_BODIES
+from torchmsaf.data.prepare.actions.plan import plan_ntu, told_aside
 from torchmsaf.data.prepare.actions.preparation import NtuSettings, prepare_ntu
 from torchmsaf.data.prepared import Prepared
 from torchmsaf.errors import DataError
@@ -45,13 +45,13 @@ def film(frames: int = 6, note: str = "") -> bytes:
     return file.getvalue()
 
 
-def skeleton(frames: int = 6, moves: tuple[float, ...] = (1.0,)) -> bytes:
+def skeleton(frames: int = 6, moves: tuple[float, ...] = (1.0,), first: int = 72057594037927930) -> bytes:
     """A text as the data set's: body k moves by ``moves[k]`` metres a frame along x."""
     lines = [str(frames)]
     for frame in range(frames):
         lines.append(str(len(moves)))
         for body, speed in enumerate(moves):
-            lines += [f"7205759403792793{body} 0 1 1 1 1 0 0.1 -0.2 2", "25"]
+            lines += [f"{first + body} 0 1 1 1 1 0 0.1 -0.2 2", "25"]
             lines += [
                 f"{speed * frame + body:.7g} {joint / 10:.7g} {2 + body} 100 100 200 200 1 0 0 0 2"
                 for joint in range(25)
@@ -242,14 +242,57 @@ def test_poses_take_the_place_of_skeleton_files(raw: Path, tmp_path: Path, modal
     assert made.entries[0].facts["persons"] == 1
 
 
+@pytest.mark.parametrize("modalities", [("skeleton",), ("rgb", "skeleton")])
+def test_made_up_skeletons_are_known_by_their_bodies(raw: Path, tmp_path: Path, modalities: tuple[str, ...]) -> None:
+    (raw / f"{TWO}.skeleton").write_bytes(skeleton(first=MADE_UP_BODIES[5]))
+    prepare(raw, tmp_path / "out", NtuSettings(4, 16, modalities=modalities))
+    made = {entry.id: entry.facts["made_up"] for entry in Prepared.open(tmp_path / "out").entries}
+    assert made == {ONE: "rgb" in modalities, TWO: True, THREE: False}
+
+
+def test_a_joint_far_away_is_doubtful(raw: Path, tmp_path: Path) -> None:
+    (raw / f"{ONE}.skeleton").write_bytes(skeleton(moves=(5.0,)))
+    (raw / f"{TWO}.skeleton").write_bytes(skeleton(moves=(4.0,)))  # 20 m are not over 20 m
+    report = prepare(raw, tmp_path / "out", NtuSettings(modalities=("skeleton",)))
+    assert [line[: line.index(" m ")] for line in report.doubtful] == [f"{ONE}: a joint is at 25"]
+
+
+def test_small_letters_in_names_are_read(raw: Path, tmp_path: Path) -> None:
+    prepare(raw, tmp_path / "out")
+    (raw / f"{TWO}.skeleton").rename(raw / f"{TWO.lower()}.Skeleton")
+    (raw / f"{TWO}_rgb.avi").rename(raw / f"{TWO}_RGB.AVI")
+    (raw / f"{THREE}_rgb.avi").unlink()
+    (raw / f"{THREE.lower()}_rgb.avi").write_bytes(b"RIFF, but no video at all")
+    report = prepare(raw, tmp_path / "out")
+    assert [one.name for one in report.refused] == [f"{THREE.lower()}_rgb.avi"]
+    assert [entry.id for entry in Prepared.open(tmp_path / "out").entries] == [ONE, TWO]
+
+
+def test_an_empty_copy_does_not_stand_before_a_good_one(raw: Path, tmp_path: Path) -> None:
+    for folder in ("A", "Z"):
+        (raw / folder).mkdir()
+        (raw / folder / f"{ONE}.skeleton").write_bytes(b"")
+    report = prepare(raw, tmp_path / "out", NtuSettings(modalities=("skeleton",)))
+    assert (report.prepared, report.refused, report.set_aside["copies"]) == (3, (), 2)
+
+
+def test_what_is_left_alone_is_told_in_words() -> None:
+    assert told_aside({"copies": 1, "videos of setups without skeletons": 2, "other": 0}) == (
+        "1 copy, 2 videos of setups without skeletons"
+    )
+    assert told_aside({"poses without a video": 1, "skeletons": 1}) == "1 pose without a video, 1 skeleton"
+
+
 def test_a_skeleton_of_another_length_is_doubtful(raw: Path, tmp_path: Path) -> None:
-    (raw / f"{ONE}.skeleton").write_bytes(skeleton(30))
+    (raw / f"{ONE}.skeleton").write_bytes(skeleton(30, (0.1,)))
     report = prepare(raw, tmp_path / "out")
     assert report.doubtful == (f"{ONE}: its video has 6 frames and its skeleton 30",)
 
 
 WRONG = {
-    "frames": ({"frames": 0}, "frames is 0; a whole number from 1"),
+    "frames": ({"frames": 0}, "frames is 0; a whole number from 1 to 1024"),
+    "many frames": ({"frames": 1025}, "frames is 1025; a whole number from 1 to 1024"),
+    "large size": ({"size": 4096}, "size is 4096; a whole number from 16 to 1024"),
     "size": ({"size": 8}, "size is 8; a whole number from 16"),
     "sampling": ({"sampling": "some"}, "sampling is 'some'; 'inside' or 'published'"),
     "bodies": ({"bodies": "3"}, "bodies is '3'"),

@@ -37,7 +37,7 @@ def test_the_layout_that_is_shared(tmp_path: Path, protocol: int) -> None:
     assert not file.refused
     found = [(pose.id, pose.label, pose.frames) for pose in file.annotations]
     assert found == [(ID, 0, 5), ("S001C001P002R001A060", 59, 9)]
-    values, tracked = file.annotations[0].to_array()
+    values, tracked = file.annotations[0].to_array(mode="published")
     assert values.shape == (3, 5, 25, 2)
     assert (values.dtype, tracked.dtype) == (np.dtype(np.float32), np.dtype(np.uint8))
     np.testing.assert_array_equal(values, clips[0]["keypoint"].transpose(3, 1, 2, 0).astype(np.float32))
@@ -49,7 +49,7 @@ def test_joints_in_the_image_keep_their_scores(tmp_path: Path) -> None:
     score = np.random.default_rng(1).random((2, 5, 17)).astype(np.float32)
     file = read(tmp_path, [clip(joints=17, axes=2, keypoint_score=score, label=None)])
     (pose,) = file.annotations
-    values, _ = pose.to_array()
+    values, _ = pose.to_array(mode="published")
     assert values.shape == (3, 5, 17, 2)
     np.testing.assert_array_equal(values[2], score.transpose(1, 2, 0))
     assert pose.label is None
@@ -62,14 +62,34 @@ def test_persons_and_frames_of_zeros_are_absent(tmp_path: Path) -> None:
     one["keypoint"][2, 2] = 0
     one["keypoint"][2, 4] = 0
     (pose,) = read(tmp_path, [one]).annotations
-    values, tracked = pose.to_array()
-    assert values.shape[3] == 2
+    values, tracked = pose.to_array(mode="published")
+    assert values.shape[3] == pose.persons == 2
     assert tracked[:, 1].tolist() == [1, 1, 0, 1, 0]
     known = one["keypoint"][2].astype(np.float32)
     np.testing.assert_allclose(values[:, 2, :, 1], (known[1] + known[3]).T / 2, atol=1e-6)
     np.testing.assert_array_equal(values[:, 4, :, 1], known[3].T)
     with pytest.raises(DataError, match="most is 0"):
         pose.to_array(0)
+    with pytest.raises(DataError, match="mode is 'all'; 'motion' or 'published'"):
+        pose.to_array(mode="all")  # type: ignore[arg-type]
+
+
+def test_who_moves_most_is_first_whatever_the_score_does(tmp_path: Path) -> None:
+    speeds = (1.0, 0.0, 3.0, 1.0)  # the first and the last are equal
+    keypoint = np.empty((4, 5, 17, 2), np.float32)
+    keypoint[:] = np.array(speeds)[:, None, None, None] * np.arange(5)[:, None, None]
+    keypoint += np.arange(1, 5)[:, None, None, None]
+    keypoint[2, 1] = 0  # where a person is not tracked does not count
+    score = np.zeros((4, 5, 17), np.float32)
+    score[1] = 100 * np.arange(5)[:, None]
+    (pose,) = read(tmp_path, [clip(keypoint=keypoint, keypoint_score=score)]).annotations
+    values, tracked = pose.to_array()
+    assert values[0, 0, 0].tolist() == [3, 1, 4, 2]
+    assert values[2, 4, 0].tolist() == [0, 0, 0, 400]
+    assert tracked[1].tolist() == [0, 1, 1, 1]
+    assert pose.to_array(2)[0][0, 0, 0].tolist() == [3, 1]
+    assert pose.to_array(2, mode="published")[0][0, 0, 0].tolist() == [1, 2]
+    assert pose.layout == {"joints": 17, "coordinates": 2, "score": True}
 
 
 @pytest.mark.parametrize(
@@ -80,14 +100,20 @@ def test_persons_and_frames_of_zeros_are_absent(tmp_path: Path) -> None:
         (clip(keypoint=np.array([np.zeros(2), np.zeros(3)], dtype=object)), "ragged"),
         (
             clip(keypoint=np.ones((5, 25, 3), np.float32)),
-            r"shape \(5, 25, 3\); \(persons, frames, joints, coordinates\)",
+            r"keypoint is \(5, 25, 3\); \(persons, frames, joints, coordinates\) with 2 or 3 coordinates is needed",
         ),
         (clip(keypoint=np.full((1, 5, 25, 3), np.nan, np.float32)), "keypoint has numbers that are not finite"),
         (clip(keypoint=np.full((1, 5, 25, 3), 1e300)), "not finite"),
         (clip(keypoint=np.zeros((1, 5, 25, 3), np.float32)), "has no person"),
         (clip(keypoint=np.ones((0, 5, 25, 3), np.float32)), "has no person"),
-        (clip(axes=4), "keypoint has 4 coordinates; 2 or 3"),
-        (clip(total_frames=6), "total_frames is 6 and keypoint has 5 frames"),
+        (
+            clip(axes=4),
+            r"keypoint is \(2, 5, 25, 4\); \(persons, frames, joints, coordinates\) with 2 or 3 coordinates is needed",
+        ),
+        (
+            clip(total_frames=6),
+            r"total_frames is 6 and keypoint has 5 frames: keypoint is \(2, 5, 25, 3\); \(persons, frames, joints, coord",
+        ),
         (clip(keypoint_score=np.ones((2, 4, 25), np.float32)), r"keypoint_score has shape \(2, 4, 25\); \(2, 5, 25\)"),
         (
             clip(keypoint_score=np.full((2, 5, 25), np.inf, np.float32)),

@@ -132,7 +132,7 @@ def line(number: int, text: bytes) -> Callable[[list[bytes]], list[bytes]]:
 )
 def test_what_is_malformed_is_named_by_its_line(change: Callable[[list[bytes]], list[bytes]], words: str) -> None:
     lines = change(write([{FIRST: values(0)}, {FIRST: values(1)}]).split(b"\r\n"))
-    with pytest.raises(DataError, match=rf"^a\.skeleton: {words}"):
+    with pytest.raises(DataError, match=rf"^a\.skeleton: {words}.*; get the file again$"):
         read_skeleton(b"\n".join(lines), name="a.skeleton")
 
 
@@ -147,7 +147,7 @@ def test_any_cut_is_an_error_or_harmless() -> None:
 
 def test_what_is_too_large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(skeleton_file, "MOST_CELLS", 5)
-    with pytest.raises(DataError, match="3 bodies in 4 frames; 5 is the most for their product"):
+    with pytest.raises(DataError, match="3 bodies in 4 frames; 5 is the most for their product; get the file again"):
         read_skeleton(write(FRAMES))
     monkeypatch.setattr(skeleton_file, "MOST_BYTES", 100)
     path = tmp_path / "a.skeleton"
@@ -191,3 +191,13 @@ def rewritten(file: SkeletonFile) -> list[list[float]]:
 
 def seven_digits(numbers: NDArray[np.float32]) -> list[float]:
     return [float(f"{number:.7g}") for number in numbers]
+
+
+def test_a_body_of_zeros_is_not_tracked() -> None:
+    nothing = values(1)
+    nothing[:, :3] = 0
+    part = values(2)
+    part[3:, :3] = 0
+    (body,) = read_skeleton(write([{FIRST: values(0)}, {FIRST: nothing}, {FIRST: part}])).bodies
+    assert body.tracked.tolist() == [True, False, True]
+    assert not body.xyz[1].any()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from torchmsaf.cli import main
-from torchmsaf.data.ntu import TRAIN_SUBJECTS_60, NtuName
+from torchmsaf.data.ntu import MADE_UP_BODIES, TRAIN_SUBJECTS_60, NtuName
 from torchmsaf.data.prepare.actions.bodies import motion_energy, to_array
 from torchmsaf.data.prepare.actions.missing import read_missing
 from torchmsaf.data.prepare.actions.skeleton_file import read_skeleton
@@ -102,6 +102,15 @@ def test_videos_and_skeletons_belong_together(corpus: tuple[Path, MadeUpActions]
         film_drawn = drawn(NtuClip(name, SMALL.shot))
         assert file.frames == len(pictures) == len(film_drawn)
         assert np.abs(np.stack(pictures) - film_drawn).mean() < 4  # chroma and the codec take a little
+
+
+def test_bodies_have_ids_that_no_sensor_gives() -> None:
+    for clip in (plain(1), plain(50), odd("ghost")):
+        bodies = read_skeleton(clip.skeleton_text().encode(), name="a.skeleton").bodies
+        assert bodies
+        assert all(body.id in MADE_UP_BODIES for body in bodies)
+    assert MADE_UP_BODIES.stop < 2**56 - 10**6
+    assert MADE_UP_BODIES.start > 10**6  # as files that others number from 0
 
 
 def test_the_text_is_that_of_the_genuine_files() -> None:

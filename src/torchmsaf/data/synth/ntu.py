@@ -1,7 +1,8 @@
 """A made-up corpus in the formats and under the names of NTU RGB+D.
 
 It is for trying the whole chain, from raw files to a table, without the real data. Scores on it say nothing about actions:
-nobody did anything here. Each video says in its comment that it is made up; the skeleton files have no place for it.
+nobody did anything here. Each video says in its comment that it is made up; the bodies of the skeleton files have ids of
+``MADE_UP_BODIES``, which no sensor gives.
 
 Six actions are written unless others are asked for. Video and skeletons tell 1 (drink water) and 50 (punching, two
 persons); only the video tells 2 (eat meal) from 3 (brushing teeth), by the colour of the object; only the skeletons tell 23

@@ -15,14 +15,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from torchmsaf.data.ntu import BONES, JOINTS, MADE_UP, NtuName
+from torchmsaf.data.ntu import BONES, JOINTS, MADE_UP, MADE_UP_BODIES, NtuName
 from torchmsaf.data.synth.ntu_motion import Array, Build, draw_build, draw_hits, perform, receive, stand
 
 MUTUAL = (50, 51)
 MISSING = NtuName(17, 1, 40, 1, 1)  # the clip without a body
 COLOUR_SIZE = (1920, 1080)
 _AZIMUTHS = {1: 0.0, 2: np.pi / 4, 3: -np.pi / 4}
-_FIRST_BODY = 2**56
 # middle of the picture, pixels at a metre from a metre, shift at a metre: across and down
 _DEPTH = ((258.0, 366.6, 0.0), (208.7, -366.6, 0.0))
 _COLOUR = ((956.0, 1057.0, 65.0), (556.0, -1058.0, 3.0))
@@ -63,7 +62,7 @@ class Body:
     """What the sensor says of a body.
 
     Attributes:
-        number: its id.
+        number: its id, of ``MADE_UP_BODIES``.
         joints: ``(T, 25, 3)`` metres, in the camera's frame: x to the picture's right, y up, z away.
         tracked: ``(T,)`` in which frames it is there.
         inferred: ``(T, 25)`` joints that the sensor guessed.
@@ -100,7 +99,7 @@ class NtuClip:
         if self.name == MISSING:
             return []
         random = self._draws(_VIEW, self.name.camera)
-        number = _FIRST_BODY + int(random.integers(4000, 30000))
+        number = MADE_UP_BODIES.start + int(random.integers(4000, 30000))
         bodies: list[Body] = []
         for joints in self.people:
             inferred = random.uniform(size=joints.shape[:2]) < 0.03

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from torchmsaf.data.counted import counted
 from torchmsaf.data.prepare.actions.skeleton_file import Body, SkeletonFile
 from torchmsaf.errors import DataError
 
@@ -20,9 +21,22 @@ def motion_energy(body: Body) -> float:
     The data set's authors choose the main person so (questions of https://github.com/shahroudy/NTURGB-D); that the frames
     are pooled for each joint by itself, and that frames without the body are left out, is this project's reading.
     """
-    if not body.tracked.any():
+    return energy(body.xyz, body.tracked)
+
+
+def energy(values: NDArray[Any], tracked: NDArray[np.bool_]) -> float:
+    """How much joints move: the variance of each coordinate over the tracked frames, summed.
+
+    Args:
+        values: (T, V, C), in any unit.
+        tracked: (T,).
+
+    Returns:
+        In the square of the unit; 0 where no frame is tracked.
+    """
+    if not tracked.any():
         return 0.0
-    return float(body.xyz[body.tracked].astype(np.float64).var(axis=0).sum())
+    return float(values[tracked].astype(np.float64).var(axis=0).sum())
 
 
 def order_bodies(file: SkeletonFile) -> list[Body]:
@@ -50,15 +64,19 @@ def to_array(
         (T, M) uint8, 1 or 0. M is at least 1.
 
     Raises:
-        DataError: no body is tracked in any frame, or an argument is out of its range.
+        DataError: there is no frame, no body is tracked in any frame, or an argument is out of its range.
     """
     if mode not in ("motion", "published"):
         raise DataError(f"mode is {mode!r}; 'motion' or 'published' is needed")
     if most is not None and most < 1:
         raise DataError(f"most is {most}; 1 or more bodies are needed")
+    if not file.frames:
+        raise DataError(f"{file.name} has no frames; get the file again, or leave it out")
     ordered = order_bodies(file)
     if not ordered:
-        raise DataError(f"{file.name}: no body is tracked in any of {file.frames} frames; leave this file out")
+        raise DataError(
+            f"{file.name}: no body is tracked in any of {counted(file.frames, 'frame')}; leave this file out"
+        )
     if mode == "published":
         return _published(file)
     taken = ordered[:most]

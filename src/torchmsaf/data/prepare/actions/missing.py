@@ -50,4 +50,4 @@ def read_missing(path: str | Path) -> frozenset[str]:
 
 
 def _looks_like_a_name(text: str) -> bool:
-    return text[:1] == "S" and text[1:4].isdigit()
+    return text[:1] in "Ss" and text[1:4].isdigit()

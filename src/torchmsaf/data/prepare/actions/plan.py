@@ -22,6 +22,8 @@ SUFFIXES = {RGB: "_rgb.avi", SKELETON: ".skeleton"}
 # how a set-aside clip and a set-aside file of each modality are called
 LISTED = "with missing skeletons by the lists"
 _PLURAL = {RGB: "videos", SKELETON: "skeletons"}
+# first words of kinds that are set aside
+_SINGULAR = {"videos": "video", "skeletons": "skeleton", "poses": "pose", "copies": "copy"}
 _NEEDED = {
     RGB: "videos, S001C001P001R001A001_rgb.avi as in nturgbd_rgb_s001.zip",
     SKELETON: "skeletons, S001C001P001R001A001.skeleton as in nturgbd_skeletons_s001_to_s017.zip",
@@ -111,11 +113,21 @@ def plan_ntu(
     }
     for modality, some in once.items():
         if not some and not set_aside[LISTED] and not any(_is(refusal.name, modality) for refusal in refused):
-            kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(set_aside.items()) if count)
+            kinds = told_aside(set_aside)
             places = ", ".join(map(str, raw))
             raise DataError(f"{places} holds none of the {_NEEDED[modality]}; found: {kinds or 'nothing of use'}")
     clips = _pairs(once, others, refused, set_aside)
     return NtuPlan(clips, {kind: count for kind, count in set_aside.items() if count}, tuple(refused), listed)
+
+
+def told_aside(set_aside: Mapping[str, int]) -> str:
+    """What is left alone, in words: ``1 copy, 2 videos``."""
+    told = []
+    for kind, count in sorted(set_aside.items()):
+        first, blank, rest = kind.partition(" ")
+        if count:
+            told.append(f"{count} {_SINGULAR.get(first, first) if count == 1 else first}{blank}{rest}")
+    return ", ".join(told)
 
 
 def _all_files(raw: Sequence[Path]) -> tuple[list[RawFile], list[Refusal]]:
@@ -156,9 +168,10 @@ def _drop_listed(found: dict[str, dict[str, list[RawFile]]], listed: Collection[
 def _each_once(
     found: Mapping[str, list[RawFile]], refused: list[Refusal], set_aside: Counter[str]
 ) -> dict[str, RawFile]:
-    """The first of the places where a file lies; empty files, and other files under the same name, are refused."""
+    """The first of the places where a file lies that is not empty; other files under the same name are refused."""
     once = {}
-    for stem, (first, *copies) in found.items():
+    for stem, places in found.items():
+        first, *copies = [file for file in places if file.size] or places
         reason = None if first.size else "is empty; get the file again"
         for copy in copies:
             reason = reason or _differs(first, copy)
@@ -166,7 +179,7 @@ def _each_once(
             refused.append(Refusal(first.name, first.where, reason))
             continue
         once[stem] = first
-        set_aside["copies"] += len(copies)
+        set_aside["copies"] += len(places) - 1
     return once
 
 

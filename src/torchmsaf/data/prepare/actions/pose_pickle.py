@@ -11,17 +11,19 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from torchmsaf.data.prepare.actions.bodies import fill_gaps
+from torchmsaf.data.counted import counted
+from torchmsaf.data.prepare.actions.bodies import energy, fill_gaps
 from torchmsaf.data.prepare.pickles import read_pickle
 from torchmsaf.data.prepare.raw import Refusal
 from torchmsaf.errors import DataError
 
 _SHOWN = 80  # characters of an id in a message
+_AXES = "(persons, frames, joints, coordinates)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,30 +47,53 @@ class Pose:
         """T."""
         return int(self.keypoint.shape[1])
 
-    def to_array(self, most: int | None = None) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """The joints of the persons that are there, in the order of the file.
+    @property
+    def layout(self) -> dict[str, Any]:
+        """``joints``, ``coordinates`` of each, and whether there is a ``score`` beside them, as plain JSON values."""
+        _, _, joints, coordinates = self.keypoint.shape
+        return {"joints": joints, "coordinates": coordinates, "score": self.score is not None}
+
+    @property
+    def persons(self) -> int:
+        """How many persons are there, M at most."""
+        return int(self._tracked().any(axis=1).sum())
+
+    def to_array(
+        self, most: int | None = None, *, mode: Literal["motion", "published"] = "motion"
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """The joints of the persons that are there.
 
         A person whose coordinates are zero in all frames is not there; where they are zero in some frames, the person is
         not tracked there, and the coordinates are interpolated as those of a skeleton file. Scores stay as they are.
 
         Args:
-            most: only so many persons, the first ones; None = all.
+            most: only so many persons; None = all.
+            mode: ``"motion"``: who moves most by :func:`~torchmsaf.data.prepare.actions.bodies.energy` of the coordinates,
+                without the score, is first, equal ones as in the file; ``"published"``: in the order of the file.
 
         Returns:
             Values (C, T, V, M) float32, with a score (C + 1, T, V, M); and which frames each person is tracked in,
             (T, M) uint8, 1 or 0. M is at least 1.
 
         Raises:
-            DataError: no person is there, or ``most`` is below 1.
+            DataError: no person is there, or an argument is out of its range.
         """
         if most is not None and most < 1:
             raise DataError(f"most is {most}; 1 or more persons are needed")
-        tracked = (self.keypoint != 0).any(axis=(2, 3))
-        persons = np.flatnonzero(tracked.any(axis=1))[:most]
-        if not len(persons):
+        if mode not in ("motion", "published"):
+            raise DataError(f"mode is {mode!r}; 'motion' or 'published' is needed")
+        tracked = self._tracked()
+        persons = np.flatnonzero(tracked.any(axis=1)).tolist()
+        if mode == "motion":
+            persons.sort(key=lambda person: energy(self.keypoint[person], tracked[person]), reverse=True)
+        persons = persons[:most]
+        if not persons:
             raise DataError(f"{self.id}: all coordinates are zero; leave this clip out")
         values = np.stack([self._person(index, tracked[index]) for index in persons], axis=-1)  # (T, V, C, M)
         return np.ascontiguousarray(values.transpose(2, 0, 1, 3)), tracked[persons].T.astype(np.uint8)
+
+    def _tracked(self) -> NDArray[np.bool_]:
+        return np.asarray((self.keypoint != 0).any(axis=(2, 3)))
 
     def _person(self, index: int, tracked: NDArray[np.bool_]) -> NDArray[np.float32]:
         values = fill_gaps(self.keypoint[index].astype(np.float32), tracked)
@@ -141,14 +166,16 @@ def _pose(entry: Any, name: str) -> Pose:
         raise ValueError("has no frame_dir, the clip's id")
     keypoint = _finite(entry.get("keypoint"), "keypoint")
     if keypoint.ndim != 4:
-        raise ValueError(f"keypoint has shape {keypoint.shape}; (persons, frames, joints, coordinates) is needed")
+        raise ValueError(f"keypoint is {keypoint.shape}; {_AXES} with 2 or 3 coordinates is needed")
     if not keypoint.size or not keypoint.any():
         raise ValueError("has no person: keypoint is empty or zero")
     if keypoint.shape[3] not in (2, 3):
-        raise ValueError(f"keypoint has {keypoint.shape[3]} coordinates; 2 or 3 are needed")
+        raise ValueError(f"keypoint is {keypoint.shape}; {_AXES} with 2 or 3 coordinates is needed")
     frames = entry.get("total_frames", keypoint.shape[1])
     if not _whole(frames) or frames != keypoint.shape[1]:
-        raise ValueError(f"total_frames is {_shown(frames)} and keypoint has {keypoint.shape[1]} frames")
+        there = f"keypoint has {counted(keypoint.shape[1], 'frame')}"
+        said = f"keypoint is {keypoint.shape}; {_AXES} is needed"
+        raise ValueError(f"total_frames is {_shown(frames)} and {there}: {said}")
     score = None
     if entry.get("keypoint_score") is not None:
         score = _finite(entry["keypoint_score"], "keypoint_score")

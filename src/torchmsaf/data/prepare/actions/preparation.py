@@ -8,19 +8,19 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from torchmsaf.data.counted import counted
 from torchmsaf.data.natural_order import natural_key
-from torchmsaf.data.ntu import MADE_UP, NtuName
+from torchmsaf.data.ntu import MADE_UP, MADE_UP_BODIES, NtuName
 from torchmsaf.data.prepare.actions.bodies import PUBLISHED_BODIES, to_array
-from torchmsaf.data.prepare.actions.plan import MODALITIES, RGB, SKELETON, SUFFIXES, NtuClip, plan_ntu
-from torchmsaf.data.prepare.actions.pose_pickle import Pose, read_poses
+from torchmsaf.data.prepare.actions.plan import MODALITIES, RGB, SKELETON
 from torchmsaf.data.prepare.actions.rgb import PUBLISHED_FRAMES, SAMPLING, read_square
 from torchmsaf.data.prepare.actions.skeleton_file import read_skeleton
+from torchmsaf.data.prepare.actions.sources import Sources, plan_sources, read_posed
 from torchmsaf.data.prepare.ravdess import Report
 from torchmsaf.data.prepare.raw import Refusal
 from torchmsaf.data.prepared_writer import PreparedWriter
@@ -32,6 +32,8 @@ CODECS = ("h264", "mpeg4")  # as they are handed out, and as FFmpeg writes AVI
 RECIPE = 1  # to be raised when the same settings give other bytes
 BODIES: dict[str, int | None] = {"2": 2, "all": None, "published": PUBLISHED_BODIES}
 MOST_LINES = 20  # of refusals in one message
+MOST_SIDE = 1024  # of what is prepared, frames and pixels
+FARTHEST = 20.0  # metres: how far a joint may be before a person should look; the sensor sees less than 10
 DIFFERENCE = 0.1  # of the frames: how much longer or shorter a skeleton may be before a person should look
 
 
@@ -40,10 +42,11 @@ class NtuSettings:
     """How clips are prepared.
 
     Attributes:
-        frames: F, how many frames of a clip, from 1.
-        size: S, side of a frame in pixels, from 16.
+        frames: F, how many frames of a clip, 1 to 1024.
+        size: S, side of a frame in pixels, 16 to 1024.
         sampling: which frames, a name of ``SAMPLING``: ``inside`` or ``published``.
-        bodies: which bodies of a skeleton file: ``2`` that move most, ``all``, or ``published``, the first two of the file.
+        bodies: which bodies of a skeleton file or a pose: ``2`` that move most, ``all``, who moves most first, or
+            ``published``, the first two of the file.
         modalities: what is prepared, of ``rgb`` and ``skeleton``.
         channel_order: of the frames, ``rgb`` or ``bgr``.
 
@@ -61,8 +64,8 @@ class NtuSettings:
     def __post_init__(self) -> None:
         for name, least in (("frames", 1), ("size", 16)):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise DataError(f"{name} is {value!r}; a whole number from {least} is needed")
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MOST_SIDE:
+                raise DataError(f"{name} is {value!r}; a whole number from {least} to {MOST_SIDE} is needed")
         for name, known in (
             ("sampling", tuple(SAMPLING)),
             ("bodies", tuple(BODIES)),
@@ -81,18 +84,19 @@ class NtuSettings:
         """As the code published with MSAF reads: 24 frames with the last one black, BGR, the first two bodies."""
         return cls(PUBLISHED_FRAMES, size, "published", "published", modalities, "bgr")
 
-    def parameters(self, skeletons: str = "kinect") -> dict[str, Any]:
+    def parameters(self, skeletons: str = "kinect", layout: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """All that decides the arrays, as plain JSON values: what makes a version of the prepared clips.
 
         Args:
             skeletons: where they come from, ``kinect`` for the data set's own files or ``poses``.
+            layout: of the poses, as ``Pose.layout`` gives it; None or empty = that of the data set's own files.
         """
         chosen: dict[str, Any] = {"recipe": RECIPE, "modalities": list(self.modalities)}
         if RGB in self.modalities:
             chosen |= {"sampling": self.sampling, "frames": self.frames, "size": self.size}
             chosen |= {"channel_order": self.channel_order}
         if SKELETON in self.modalities:
-            chosen |= {"bodies": self.bodies, "skeletons": skeletons}
+            chosen |= {"bodies": self.bodies, "skeletons": skeletons, **(layout or {})}
         return chosen
 
 
@@ -115,7 +119,8 @@ def prepare_ntu(
 
     Arrays of a clip: ``rgb`` (3, F, S, S) uint8; ``skeleton`` (3, T, V, M) float32, metres from the camera, real persons
     alone except for bodies ``published``; ``tracked`` (T, M) uint8. Facts: ``label``, ``action``, ``subject``, ``camera``,
-    ``setup``, ``replication``, ``persons`` (bodies of the file), ``frames`` (of the video), ``steps`` (T), ``made_up``, …
+    ``setup``, ``replication``, ``persons`` (bodies of the file), ``frames`` (of the video), ``steps`` (T), ``farthest``
+    (the largest coordinate of a skeleton file, metres), ``made_up``, …
 
     Args:
         raw: the folders with the archives as they were downloaded, or with their content; or the archives.
@@ -138,14 +143,15 @@ def prepare_ntu(
     require("safetensors", "video")
     if poses is not None and SKELETON not in settings.modalities:
         raise DataError(f"poses are given, and skeleton is not among the modalities {', '.join(settings.modalities)}")
-    posed, wrong_poses, stamp = _posed(poses) if poses is not None else (None, [], "")
-    tasks, plan_refused, set_aside, listed = _planned(roots, settings, missing, posed, stamp)
-    plan_refused += wrong_poses
+    posed = None if poses is None else read_posed(poses)
+    tasks, plan_refused, set_aside, listed = plan_sources(roots, settings.modalities, missing, posed)
     run_tasks(_prepare, (), jobs)  # says what is wrong with jobs before a folder is made
     where = ", ".join(map(str, roots))
     if not tasks:
         _check(where, plan_refused, 0, strict)
-    writer = PreparedWriter(out, SET_NAME, settings.parameters("kinect" if poses is None else "poses"))
+    writer = PreparedWriter(
+        out, SET_NAME, settings.parameters() if posed is None else settings.parameters("poses", posed.layout)
+    )
     stamps = writer.stamps()
     to_do = [_Task(clip, writer, settings) for clip in tasks if stamps.get(clip.name.stem) != clip.stamp]
     already = done = len(tasks) - len(to_do)
@@ -172,78 +178,10 @@ def prepare_ntu(
 
 
 @dataclass(frozen=True)
-class _Sources:
-    """What a clip is made of: its files, and its pose where skeletons come from elsewhere."""
-
-    clip: NtuClip
-    pose: Pose | None = None
-    pose_stamp: str = ""
-
-    @property
-    def name(self) -> NtuName:
-        return self.clip.name
-
-    @property
-    def stamp(self) -> str:
-        return ", ".join(filter(None, (self.clip.stamp, self.pose_stamp)))
-
-    @property
-    def title(self) -> tuple[str, str]:
-        """The name of the file that errors name, and where it lies."""
-        for file in self.clip.files.values():
-            return file.name, file.where
-        return self.name.stem, self.name.stem
-
-
-@dataclass(frozen=True)
 class _Task:
-    sources: _Sources
+    sources: Sources
     writer: PreparedWriter
     settings: NtuSettings
-
-
-def _posed(poses: Path) -> tuple[dict[str, Pose], list[Refusal], str]:
-    """The poses by the name of their clip, those of other names, and what changes when the file does."""
-    file = read_poses(poses)
-    status = poses.stat()
-    named, refused = {}, list(file.refused)
-    for pose in file.annotations:
-        try:
-            name = NtuName.parse(pose.id)
-        except DataError as error:
-            refused.append(Refusal(pose.id, f"{poses.name}: {pose.id}", str(error).removeprefix(f"{pose.id}: ")))
-            continue
-        if pose.label is not None and pose.label != name.label:
-            said = f"its label is {pose.label}, and that of its name {name.label}"
-            refused.append(Refusal(pose.id, f"{poses.name}: {pose.id}", said))
-        else:
-            named[name.stem] = pose
-    return named, refused, f"poses {status.st_size} bytes of {status.st_mtime_ns}"
-
-
-def _planned(
-    roots: Sequence[Path],
-    settings: NtuSettings,
-    missing: Sequence[Path],
-    posed: Mapping[str, Pose] | None,
-    stamp: str,
-) -> tuple[list[_Sources], list[Refusal], dict[str, int], frozenset[str]]:
-    files = [one for one in settings.modalities if posed is None or one != SKELETON]
-    plan = plan_ntu(roots, files, missing=missing, others=posed)
-    refused, set_aside = list(plan.refused), dict(plan.set_aside)
-    if posed is None:
-        return [_Sources(clip) for clip in plan.clips], refused, set_aside, plan.listed
-    if files:
-        sources = [_Sources(clip, posed[clip.name.stem], stamp) for clip in plan.clips]
-        rest = len(posed.keys() - {one.name.stem for one in sources} - plan.listed)
-        if rest:
-            set_aside["poses without a video"] = rest
-    else:
-        names = sorted(posed.keys() - plan.listed)
-        sources = [_Sources(NtuClip(NtuName.parse(name), {}), posed[name], stamp) for name in names]
-    if dropped := len(posed.keys() & plan.listed):
-        set_aside["poses of clips with missing skeletons"] = dropped
-    return sources, refused, set_aside, plan.listed
 
 
 def _prepare(task: _Task) -> Refusal | None:
@@ -261,7 +199,7 @@ def _prepare(task: _Task) -> Refusal | None:
                 name, where = file.name, file.where
             more, told = read(sources, task.settings)
             arrays |= more
-            facts |= told
+            facts |= {**told, "made_up": facts["made_up"] or told["made_up"]}
     except MissingDependencyError:
         raise
     except DataError as error:
@@ -272,11 +210,12 @@ def _prepare(task: _Task) -> Refusal | None:
     return None
 
 
-def _read_skeleton(sources: _Sources, settings: NtuSettings) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+def _read_skeleton(sources: Sources, settings: NtuSettings) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     most = BODIES[settings.bodies]
+    mode: Literal["motion", "published"] = "published" if settings.bodies == "published" else "motion"
     if sources.pose is not None:
-        xyz, tracked = sources.pose.to_array(most)
-        persons = sources.pose.to_array()[0].shape[-1]
+        xyz, tracked = sources.pose.to_array(most, mode=mode)
+        facts: dict[str, Any] = {"persons": sources.pose.persons, "made_up": False}
         if settings.bodies == "published":
             absent = PUBLISHED_BODIES - xyz.shape[-1]
             xyz, tracked = np.pad(xyz, [(0, 0)] * 3 + [(0, absent)]), np.pad(tracked, [(0, 0), (0, absent)])
@@ -284,12 +223,16 @@ def _read_skeleton(sources: _Sources, settings: NtuSettings) -> tuple[dict[str, 
         raw = sources.clip.files[SKELETON]
         with raw.open() as opened:
             file = read_skeleton(opened.read(), name=raw.name)
-        xyz, tracked = to_array(file, most, mode="published" if settings.bodies == "published" else "motion")
-        persons = sum(bool(body.tracked.any()) for body in file.bodies)
-    return {"skeleton": xyz, "tracked": tracked}, {"persons": persons, "steps": xyz.shape[1]}
+        xyz, tracked = to_array(file, most, mode=mode)
+        facts = {
+            "persons": sum(bool(body.tracked.any()) for body in file.bodies),
+            "farthest": float(np.abs(xyz).max()),
+            "made_up": any(body.id in MADE_UP_BODIES for body in file.bodies),
+        }
+    return {"skeleton": xyz, "tracked": tracked}, {**facts, "steps": xyz.shape[1]}
 
 
-def _read_rgb(sources: _Sources, settings: NtuSettings) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+def _read_rgb(sources: Sources, settings: NtuSettings) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     raw = sources.clip.files[RGB]
     choose = functools.partial(_choose, settings)
     with raw.open() as opened:
@@ -315,22 +258,25 @@ def _facts(name: NtuName) -> dict[str, Any]:
         "persons": None,
         "frames": None,
         "steps": None,
+        "farthest": None,
         "made_up": False,
     }
 
 
 def _doubts(facts: Mapping[str, Any]) -> Iterator[str]:
     """What a person should look at in a clip that could be prepared."""
-    frames, steps = facts["frames"], facts["steps"]
+    frames, steps, farthest = facts["frames"], facts["steps"], facts.get("farthest")
     if frames and steps and abs(frames - steps) > max(2, DIFFERENCE * frames):
         yield f"its video has {counted(frames, 'frame')} and its skeleton {steps}"
+    if farthest and farthest > FARTHEST:
+        yield f"a joint is at {farthest:.4g} m along one of the axes; the sensor sees less than half of {FARTHEST:g} m"
 
 
 def _stem(name: str) -> str:
-    for suffix in SUFFIXES.values():
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
+    try:
+        return NtuName.parse(name).stem
+    except DataError:
+        return name
 
 
 def _check(where: str, refused: Sequence[Refusal], usable: int, strict: bool) -> None:

@@ -40,7 +40,7 @@ class Body:
         id: the tracker's number of it; a person who is lost and found again gets another one.
         xyz: (T, 25, 3) float32, metres from the camera, as written; NaN where the body is not in a frame, and where the
             file has no finite number.
-        tracked: (T,) bool: the body is in the frame and all its positions are finite.
+        tracked: (T,) bool: the body is in the frame, all its positions are finite, and not all of them are zero.
         place: (T,) int16: its place among the bodies of the frame, from 0; −1 = it is not there.
         joints: (T, 25, 12) float32, in the order of ``JOINT_VALUES``, NaN where it is not there; None unless asked for.
         values: (T, 9) float32, in the order of ``BODY_VALUES``, NaN where it is not there; None unless asked for.
@@ -106,14 +106,14 @@ class _Reader:
     starts: list[int] = field(default_factory=list)  # the index of each body's own line
 
     def wrong(self, line: int, said: str) -> DataError:
-        return DataError(f"{self.name}: line {line + 1}: {said}")
+        return DataError(f"{self.name}: line {line + 1}: {said}; get the file again")
 
     def shown(self, line: int) -> str:
         return repr(self.lines[line][:40].decode("latin-1").strip())
 
     def line(self, what: str) -> bytes:
         if self.at >= len(self.lines) or (self.at == len(self.lines) - 1 and not self.lines[self.at]):
-            raise self.wrong(self.at, f"the file ends where {what} is needed; it is cut off: get it again")
+            raise self.wrong(self.at, f"the file ends where {what} is needed; it is cut off")
         self.at += 1
         return self.lines[self.at - 1]
 
@@ -134,7 +134,7 @@ class _Reader:
             raise self.wrong(self.at - 1, f"{count} joints {of}; {len(JOINTS)} are needed")
         self.at += len(JOINTS)
         if self.at > len(self.lines):
-            raise self.wrong(len(self.lines) - 1, f"the file ends within the joints {of}; it is cut off: get it again")
+            raise self.wrong(len(self.lines) - 1, f"the file ends within the joints {of}; it is cut off")
         self.ids.append(int(parts[0]))
         self.frames.append(frame)
         self.places.append(place)
@@ -143,13 +143,13 @@ class _Reader:
     def end(self, frames: int) -> None:
         for index in range(self.at, len(self.lines)):
             if self.lines[index].strip():
-                said = f"{self.shown(index)} follows the last of {frames} frames; nothing should: get the file again"
+                said = f"{self.shown(index)} follows the last of {frames} frames; nothing should"
                 raise self.wrong(index, said)
 
     def bodies(self, frames: int, *, full: bool) -> tuple[Body, ...]:
         kinds = {number: index for index, number in enumerate(dict.fromkeys(self.ids))}
         if len(kinds) * frames > MOST_CELLS:
-            said = f"{len(kinds)} bodies in {frames} frames; {MOST_CELLS} is the most for their product"
+            said = f"{len(kinds)} bodies in {frames} frames; {MOST_CELLS} is the most for their product; get the file again"
             raise DataError(f"{self.name}: {said}")
         which = np.array([kinds[number] for number in self.ids], np.intp)
         when = np.array(self.frames, np.intp)
@@ -203,7 +203,7 @@ def _body(
     xyz = joints[..., :3].copy()
     finite = np.isfinite(xyz)
     xyz[~finite] = np.nan
-    tracked = np.asarray(finite.all(axis=(1, 2)))
+    tracked = np.asarray(finite.all(axis=(1, 2)) & xyz.any(axis=(1, 2)))
     return Body(number, xyz, tracked, place, joints if full else None, values if full else None)
 
 
