@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 pytest.importorskip("safetensors")
 
 from torchmsaf.data.prepare.actions.preparation import NtuSettings, prepare_ntu
-from torchmsaf.data.prepare.ravdess import Report
+from torchmsaf.data.prepare.clip_runs import Report
 from torchmsaf.data.prepared import Prepared
 from torchmsaf.errors import DataError
 

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 import torch
 
+from torchmsaf.data.prepare.clip_runs import Report
 from torchmsaf.data.prepare.plan import plan_ravdess
-from torchmsaf.data.prepare.ravdess import Report, Settings, prepare_clip, prepare_ravdess
+from torchmsaf.data.prepare.ravdess import Settings, prepare_clip, prepare_ravdess
 from torchmsaf.data.prepared import Prepared
 from torchmsaf.errors import DataError
 

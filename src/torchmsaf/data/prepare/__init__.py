@@ -1,6 +1,6 @@
 """From raw video and audio files to prepared clips, made once."""
 
-from torchmsaf.data.prepare.ravdess import Report as Report
+from torchmsaf.data.prepare.clip_runs import Report as Report
 from torchmsaf.data.prepare.ravdess import Settings as Settings
 from torchmsaf.data.prepare.ravdess import prepare_clip as prepare_clip
 from torchmsaf.data.prepare.ravdess import prepare_ravdess as prepare_ravdess

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torchmsaf.data.counted import counted
 from torchmsaf.data.natural_order import natural_key
 from torchmsaf.data.prepare.audio import cut, read_audio
+from torchmsaf.data.prepare.clip_runs import Report, check_refusals, or_refusal, run_clips
 from torchmsaf.data.prepare.faces import find_faces
 from torchmsaf.data.prepare.frames import SAMPLING, crop_and_resize
 from torchmsaf.data.prepare.landmarks import read_landmarks
@@ -26,7 +27,7 @@ from torchmsaf.data.prepare.video import Video, read_video
 from torchmsaf.data.prepared_writer import PreparedWriter
 from torchmsaf.data.ravdess import EMOTIONS, INTENSITIES, MADE_UP, RavdessName
 from torchmsaf.data.side_by_side import run_tasks
-from torchmsaf.errors import DataError, MissingDependencyError, require
+from torchmsaf.errors import DataError, require
 
 SET_NAME = "ravdess"
 CODECS = ("h264",)  # of the videos as they were published
@@ -79,29 +80,6 @@ class Settings:
         """All that decides the arrays, as plain JSON values: what makes a version of the prepared clips."""
         chosen = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "preset"}
         return {"recipe": RECIPE, **chosen, "boxes": "landmarks", "rate": RATE, **PIECE, **MFCC}
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a preparation did.
-
-    Attributes:
-        path: the version's folder.
-        prepared: clips that were prepared now.
-        already: clips that an earlier run had prepared from the same files.
-        earlier: clips in the index that an earlier run had prepared from files that are not in the folder any more.
-        set_aside: files that are left alone, by kind: ``video only``, ``audio only``, ``song``, ``other``, …
-        refused: files that cannot be used; they are in the index, too.
-        doubtful: ``ID: what is doubtful``, of every clip in the index: little or no sound, or many frames without a face.
-    """
-
-    path: Path
-    prepared: int
-    already: int
-    earlier: int
-    set_aside: dict[str, int]
-    refused: tuple[Refusal, ...]
-    doubtful: tuple[str, ...] = ()
 
 
 def prepare_clip(
@@ -184,25 +162,15 @@ def prepare_ravdess(
     plan = plan_ravdess(Path(raw))
     run_tasks(_prepare, (), jobs)  # says what is wrong with jobs before a folder is made
     if not plan.clips:
-        _check(raw, _in_order(plan.refused), 0, strict)
+        check_refusals(raw, _in_order(plan.refused), 0, strict)
     writer = PreparedWriter(out, SET_NAME, settings.parameters())
     stamps = writer.stamps()
     to_do = [_Task(clip, writer, settings) for clip in plan.clips if stamps.get(clip.name.stem) != clip.stamp]
-    already = done = len(plan.clips) - len(to_do)
-    failed: list[Refusal] = []
-
-    def count(refusal: Refusal | None) -> None:
-        nonlocal done
-        done += 1
-        if refusal is not None:
-            failed.append(refusal)
-        if told is not None:
-            told(done, len(plan.clips))
-
-    run_tasks(_prepare, to_do, jobs, count)
+    already = len(plan.clips) - len(to_do)
+    failed = run_clips(_prepare, to_do, jobs, already, told)
     refused = _in_order([*plan.refused, *failed])
     prepared = len(to_do) - len(failed)
-    _check(raw, refused, prepared + already, strict)
+    check_refusals(raw, refused, prepared + already, strict)
     # a clip that is refused now may be there from an earlier state of its files; a misplaced copy of a good one is too
     good = {clip.name.stem for clip in plan.clips} - {Path(one.name).stem for one in failed}
     wrong = {Path(one.name).stem for one in refused if one.name.lower().endswith(VIDEO)} - good
@@ -224,16 +192,13 @@ def _prepare(task: _Task) -> Refusal | None:
     """Prepare a clip and write it, or say why its files cannot be used. What stops the writing stops everything."""
     clip = task.clip
     file = clip.video
-    try:
-        arrays, facts = prepare_clip(file, file.name, clip.landmarks, task.settings, codecs=CODECS)
-    except MissingDependencyError:
-        raise
-    except DataError as error:
-        # a message names the file in either form: "NAME: it is …" and "NAME is …"
-        text = str(error).removeprefix(file.where).removeprefix(file.name).removeprefix(":").strip()
-        return Refusal(file.name, file.where, text)
-    except Exception as error:  # whatever a damaged file makes a decoder raise, the other clips go on
-        return Refusal(file.name, file.where, f"{type(error).__name__}: {error}")
+    made = or_refusal(
+        lambda: prepare_clip(file, file.name, clip.landmarks, task.settings, codecs=CODECS),
+        lambda: (file.name, file.where),
+    )
+    if isinstance(made, Refusal):
+        return made
+    arrays, facts = made
     task.writer.write(clip.name.stem, arrays, {**_facts(clip.name), "source": file.where, **facts}, clip.stamp)
     return None
 
@@ -293,17 +258,3 @@ def _opened(source: Source) -> Iterator[str | Path | BinaryIO]:
 
 def _in_order(refused: Iterable[Refusal]) -> list[Refusal]:
     return sorted(refused, key=lambda one: natural_key(one.where))
-
-
-def _check(raw: Path, refused: Sequence[Refusal], usable: int, strict: bool) -> None:
-    lines = "".join(f"\n  {refusal}" for refusal in refused[:MOST_LINES])
-    if len(refused) > MOST_LINES:
-        lines += f"\n  and {len(refused) - MOST_LINES} more"
-    if not usable:
-        raise DataError(f"{raw}: not one clip could be prepared; refused are{lines}")
-    if strict and refused:
-        raise DataError(
-            f"{raw}: {counted(len(refused), 'file')} {'is' if len(refused) == 1 else 'are'} refused, so the index is not "
-            "written; what is prepared stays for the next run, when they are mended, taken away, or accepted without "
-            f"strict:{lines}"
-        )

@@ -21,11 +21,11 @@ from torchmsaf.data.prepare.actions.plan import MODALITIES, RGB, SKELETON
 from torchmsaf.data.prepare.actions.rgb import PUBLISHED_FRAMES, SAMPLING, read_square
 from torchmsaf.data.prepare.actions.skeleton_file import read_skeleton
 from torchmsaf.data.prepare.actions.sources import Sources, plan_sources, read_posed
-from torchmsaf.data.prepare.ravdess import Report
+from torchmsaf.data.prepare.clip_runs import Report, check_refusals, or_refusal, run_clips
 from torchmsaf.data.prepare.raw import Refusal
 from torchmsaf.data.prepared_writer import PreparedWriter
 from torchmsaf.data.side_by_side import run_tasks
-from torchmsaf.errors import DataError, MissingDependencyError, require
+from torchmsaf.errors import DataError, require
 
 SET_NAME = "ntu"
 CODECS = ("h264", "mpeg4")  # as they are handed out, and as FFmpeg writes AVI
@@ -148,27 +148,17 @@ def prepare_ntu(
     run_tasks(_prepare, (), jobs)  # says what is wrong with jobs before a folder is made
     where = ", ".join(map(str, roots))
     if not tasks:
-        _check(where, plan_refused, 0, strict)
+        check_refusals(where, plan_refused, 0, strict)
     writer = PreparedWriter(
         out, SET_NAME, settings.parameters() if posed is None else settings.parameters("poses", posed.layout)
     )
     stamps = writer.stamps()
     to_do = [_Task(clip, writer, settings) for clip in tasks if stamps.get(clip.name.stem) != clip.stamp]
-    already = done = len(tasks) - len(to_do)
-    failed: list[Refusal] = []
-
-    def count(refusal: Refusal | None) -> None:
-        nonlocal done
-        done += 1
-        if refusal is not None:
-            failed.append(refusal)
-        if told is not None:
-            told(done, len(tasks))
-
-    run_tasks(_prepare, to_do, jobs, count)
+    already = len(tasks) - len(to_do)
+    failed = run_clips(_prepare, to_do, jobs, already, told)
     refused = sorted([*plan_refused, *failed], key=lambda one: natural_key(one.where))
     prepared = len(to_do) - len(failed)
-    _check(where, refused, prepared + already, strict)
+    check_refusals(where, refused, prepared + already, strict)
     good = {clip.name.stem for clip in tasks} - {_stem(one.name) for one in failed}
     # a clip that is refused or listed now may be there from an earlier run
     ids = writer.stamps().keys() - ({_stem(one.name) for one in refused} - good) - listed
@@ -187,25 +177,26 @@ class _Task:
 def _prepare(task: _Task) -> Refusal | None:
     """Prepare a clip and write it, or say why its files cannot be used. What stops the writing stops everything."""
     sources = task.sources
-    name, where = sources.title
-    arrays: dict[str, NDArray[Any]] = {}
-    facts = _facts(sources.name)
-    try:
-        for modality, read in ((SKELETON, _read_skeleton), (RGB, _read_rgb)):
+    at = [sources.title]  # the file that is read
+
+    def read() -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        arrays: dict[str, NDArray[Any]] = {}
+        facts = _facts(sources.name)
+        for modality, read_one in ((SKELETON, _read_skeleton), (RGB, _read_rgb)):
             if modality not in task.settings.modalities:
                 continue
             file = sources.clip.files.get(modality)
             if file is not None:
-                name, where = file.name, file.where
-            more, told = read(sources, task.settings)
+                at[0] = (file.name, file.where)
+            more, told = read_one(sources, task.settings)
             arrays |= more
             facts |= {**told, "made_up": facts["made_up"] or told["made_up"]}
-    except MissingDependencyError:
-        raise
-    except DataError as error:
-        return Refusal(name, where, str(error).removeprefix(where).removeprefix(name).removeprefix(":").strip())
-    except Exception as error:  # whatever a damaged file makes a decoder raise, the other clips go on
-        return Refusal(name, where, f"{type(error).__name__}: {error}")
+        return arrays, facts
+
+    made = or_refusal(read, lambda: at[0])
+    if isinstance(made, Refusal):
+        return made
+    arrays, facts = made
     task.writer.write(sources.name.stem, arrays, facts, sources.stamp)
     return None
 
@@ -277,14 +268,3 @@ def _stem(name: str) -> str:
         return NtuName.parse(name).stem
     except DataError:
         return name
-
-
-def _check(where: str, refused: Sequence[Refusal], usable: int, strict: bool) -> None:
-    lines = "".join(f"\n  {refusal}" for refusal in refused[:MOST_LINES])
-    if len(refused) > MOST_LINES:
-        lines += f"\n  and {len(refused) - MOST_LINES} more"
-    if not usable:
-        raise DataError(f"{where}: not one clip could be prepared; refused are{lines or ' none'}")
-    if strict and refused:
-        said = f"{counted(len(refused), 'file')} {'is' if len(refused) == 1 else 'are'} refused, so the index is not written"
-        raise DataError(f"{where}: {said}; mend them, take them away, or accept them without strict:{lines}")
