@@ -23,6 +23,9 @@ from torchmsaf.backbones import MFCCNet, ResNeXt3D
 from torchmsaf.fusion import create_fusion
 from torchmsaf.grafting import FusionPoint, graft
 from torchmsaf.msaf import MSAF
+from torchmsaf.tasks.action import MSAF as ACTION_MSAF
+from torchmsaf.tasks.action import rgb_network, skeleton_network
+from torchmsaf.tasks.network import FusedNetwork
 from torchmsaf.tasks.systems.registry import create_system
 
 PAGE = Path(__file__).parents[2] / "docs" / "published-numbers.md"
@@ -283,6 +286,28 @@ def test_misa_is_met_with_the_two_parts_that_change_no_output() -> None:
 
 
 # the page
+
+
+@pytest.mark.parametrize(
+    ("kind", "alone", "fused", "modules"),
+    [
+        ("i3d", 12_348_764, 13_547_400, [19_568, 116_416]),
+        ("resnet50", 46_265_468, 47_533_928, [22_832, 182_976]),
+    ],
+)
+def test_networks_for_actions(kind: str, alone: int, fused: int, modules: list[int]) -> None:
+    """Of 60 actions, two persons; MMTM is at its own points on ResNet-50, MFAS its central part with the weights alpha."""
+    with torch.device("meta"):
+        nets = {"rgb": rgb_network((3, 8, 224, 224), 60, kind=kind), "skeleton": skeleton_network((3, 32, 25, 2), 60)}
+        network = FusedNetwork(nets, "msaf", outputs=60, options=dict(ACTION_MSAF))
+        assert [count_parameters(net) for net in nets.values()] == [alone, 1_062_652]
+        assert [count_parameters(point) for point in network.points] == modules
+        assert count_parameters(network) == fused
+        if kind == "resnet50":
+            points = ["layer2+conv5.0", "layer3+conv6", "layer4+fc7"]
+            assert count_parameters(FusedNetwork(nets, "mmtm", outputs=60, options={"points": points})) == 55_936_440
+            mfas = {"architecture": "ntu-paper", "weights": True}
+            assert count_parameters(FusedNetwork(nets, "mfas", outputs=60, options=mfas).decide) == 2_048_064
 
 
 def test_the_page_has_every_number_and_names_tests_that_exist() -> None:

@@ -104,9 +104,11 @@ def test_points_is_the_number_of_stages_a_method_stands_after_from_the_last(meth
     every = [(16, 64), (32, 64), *vectors]
     for options in ({}, {"points": 2}):
         assert [point.channels for point in fused(method, **options).points] == every
-    for wrong in (0, 3, True, "last"):
+    for wrong in (0, 3, True, 1.0):
         with pytest.raises(FusionInputError, match=rf"^{method}: points is the number of stages .*1 to 2 with these"):
             fused(method, points=wrong)
+    with pytest.raises(FusionInputError, match=rf"^{method}: points: 'last' is no placement"):
+        fused(method, points="last")
 
 
 def test_a_method_with_a_branch_predicts_from_what_grew_along_the_points() -> None:

@@ -105,7 +105,7 @@ def test_the_fused_network_comes_back_as_it_was_trained(tmp_path: Path) -> None:
     model = EmotionModel.load(written(tmp_path / "fused.safetensors", given))
     network, spec = model.network, model.spec
     assert model.bgr
-    with pytest.raises(DataError, match=r"fused\.safetensors was trained on frames in bgr order, and training has RGB"):
+    with pytest.raises(DataError, match=r"fused\.safetensors was trained on frames in BGR order, and training has RGB"):
         load_pretrained(video, tmp_path / "fused.safetensors", "video")
     assert model.classes == EMOTIONS
     assert (model.settings.frames, model.settings.size, model.settings.sampling) == (30, 224, "uniform")
