@@ -119,8 +119,7 @@ def read(known: ConfigParser, options: argparse.Namespace) -> dict[str, Any]:
         settings = {**read_settings(known, options, name), "prepared": prepared, "preset": preset}
     if settings["recipe"] == "published":
         settings |= {name: value for name, value in _PUBLISHED.items() if name not in settings["given"]}
-        train_all_epochs(settings)
-    if settings["protocol"] == "published":
+    if "published" in (settings["recipe"], settings["protocol"]):
         train_all_epochs(settings)
     return settings
 

@@ -86,7 +86,7 @@ def _search(options: argparse.Namespace) -> None:
         for name, names in zip(comparison.samples.modalities, found.places, strict=True)
     )
     print(f"Places: {places}; then 0 ReLU, 1 sigmoid")
-    print(f"Compare it: --methods mfas:architecture={str(write_architecture(found.best)).replace(' ', '')}")
+    print(f"Compare it: --methods mfas:architecture={write_architecture(found.best)}")
     print(f"Results: {out} (search.json)", file=sys.stderr)
 
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from typing import Literal, get_args
@@ -13,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchmsaf.data.clips import normalize
+from torchmsaf.data.clips import PreparedRows, normalize
 from torchmsaf.data.ntu import ACTIONS
 from torchmsaf.data.prepared import Entry, Prepared
 from torchmsaf.data.samples import Samples
@@ -27,21 +26,7 @@ CENTRE = 1
 _LEAST_STEPS = 64  # of a random part of a skeleton, as in the authors' code
 
 
-class _Rows(StoredFeatures):
-    """Rows of what was prepared, each made of its own arrays."""
-
-    prepared: Prepared
-    rows: Tensor
-
-    def take(self, rows: Tensor) -> _Rows:
-        """Some of the clips, not read yet."""
-        some = copy.copy(self)
-        some.rows = self.rows[rows]
-        some.shape = torch.Size((len(some.rows), *self.shape[1:]))
-        return some
-
-
-class Frames(_Rows):
+class Frames(PreparedRows):
     """The frames of prepared clips, a part of them in space and time: ``(n, 3, frames, size, size)``, normalized.
 
     As they are, the middle of all frames. In training with ``draw="random"``: a part of the time, of a length uniform in
@@ -62,8 +47,9 @@ class Frames(_Rows):
     def __init__(self, prepared: Prepared, *, frames: int, size: int, draw: Draw = "random") -> None:
         self.prepared, self.frames, self.size, self.draw = prepared, frames, size, draw
         self.rows = torch.arange(len(prepared))
+        first = _shape(prepared, prepared.entries[0], "rgb") if len(prepared) else ()
         for entry in prepared.entries:
-            found, first = _shape(prepared, entry, "rgb"), _shape(prepared, prepared.entries[0], "rgb")
+            found = _shape(prepared, entry, "rgb")
             if len(found) != 4 or found != first:
                 raise DataError(f"{prepared.path}: 'rgb' of clip {entry.id} is {found}, and of the first {first}")
             if min(found[2:]) < size:
@@ -114,7 +100,7 @@ class Frames(_Rows):
         return part.flip(-1) if flip else part
 
 
-class Skeletons(_Rows):
+class Skeletons(PreparedRows):
     """Skeletons of prepared clips, ``(n, 3, steps, V, S)``: centred, with as many steps and persons as a network takes.
 
     The first person is that of the file, where :mod:`torchmsaf.data.prepare.actions.bodies` puts the one that moves most. In

@@ -8,6 +8,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -23,7 +24,26 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class Clips(StoredFeatures):
+class PreparedRows(StoredFeatures):
+    """A modality of prepared clips, some of their rows.
+
+    Attributes:
+        prepared: where they are read.
+        rows: of its entries, ``(n,)``.
+    """
+
+    prepared: Prepared
+    rows: Tensor
+
+    def take(self, rows: Tensor) -> Self:
+        """Some of the clips, not read yet."""
+        some = copy.copy(self)  # whose clips were found to be of one shape already
+        some.rows = self.rows[rows]
+        some.shape = torch.Size((len(some.rows), *self.shape[1:]))
+        return some
+
+
+class Clips(PreparedRows):
     """One modality of prepared clips.
 
     Bytes, as frames are, become values in [0, 1] that are normalized by channel; other values come as they were prepared.
@@ -54,13 +74,6 @@ class Clips(StoredFeatures):
     def __getitem__(self, rows: Tensor) -> Tensor:
         """Read clips: ``(b, C, *positions)`` float32."""
         return normalize(self.prepared.read_many(self.rows[rows].tolist(), self.name), self.mean, self.std)
-
-    def take(self, rows: Tensor) -> Clips:
-        """Some of the clips, not read yet."""
-        some = copy.copy(self)  # whose clips were found to be of one shape already
-        some.rows = self.rows[rows]
-        some.shape = torch.Size((len(some.rows), *self.shape[1:]))
-        return some
 
 
 def normalize(x: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> Tensor:

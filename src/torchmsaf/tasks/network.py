@@ -157,9 +157,9 @@ class FusedNetwork(nn.Module):
         for m, way in enumerate(ways):
             maps[m] = way.run_stages(maps[m], reached[m], len(way.net.stages), read[m] if tapped else None)
         vectors = [way.run(way.net.feature, x, way.lengths) for way, x in zip(ways, maps, strict=True)]
-        if tapped:
-            for way, own, vector in zip(ways, read, vectors, strict=True):
-                own |= {"feature": vector} if FEATURE in taps_of(way.net) else {}
+        for way, own, vector in zip(ways, read, vectors, strict=True):
+            if tapped and FEATURE in taps_of(way.net):
+                own[FEATURE] = vector
         if self.stage == "early":
             return Fused(self.decide(vectors, present=present))
         if self.has_branch:
