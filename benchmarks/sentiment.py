@@ -144,7 +144,7 @@ def ours(inputs: Mapping[str, int], steps: int, *, dropout: float) -> FusedNetwo
     """The network that torchmsaf trains."""
     networks = {name: LSTMNet((d, steps), 1, hidden=sentiment.HIDDEN[name]) for name, d in inputs.items()}
     options = {**sentiment.MSAF, "block_dropout": dropout}
-    return FusedNetwork(networks, "msaf", outputs=1, options=options, regression=True, joint=True)
+    return FusedNetwork(networks, "msaf", outputs=1, options=options, regression=True, decision="joint")
 
 
 def draw(count: int, inputs: Mapping[str, int], steps: int, kind: str) -> tuple[list[Tensor], Tensor | None, Tensor]:

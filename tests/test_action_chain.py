@@ -36,3 +36,8 @@ def test_from_raw_files_to_the_table(tmp_path: Path, capsys: pytest.CaptureFixtu
     for row in ("rgb", "skeleton", "msaf"):
         assert f"\n  {row} " in said
     assert (tmp_path / "out" / "table.html").exists()
+    weights = next(tmp_path.glob("out/weights/*/msaf*.safetensors"))
+    files = sorted(Path(raw).rglob(f"{clips.entries[0].id}*"))
+    assert len(files) == 2
+    assert main(["predict", str(weights), *map(str, files)]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith(clips.entries[0].id)

@@ -180,7 +180,7 @@ def test_the_ablation_has_a_folder_of_its_own_and_msaf_alone_where_nothing_else_
     assert counts[0] == counts[3] == 10_840 + 225
     assert [10_840 // 5 * segments + 225 for segments in (1, 10)] == counts[4:]
     config = json.loads((tmp_path / "runs/sentiment-ablation/config.json").read_text())
-    assert (config["random_start"], config["joint"], config["target_as_it_is"]) == (True, True, True)
+    assert (config["random_start"], config["decision"], config["target_as_it_is"]) == (True, "joint", True)
     assert config["recipe"]["batch_size"] == 16
 
 

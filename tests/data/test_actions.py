@@ -16,7 +16,7 @@ from torch import Tensor
 pytest.importorskip("safetensors")
 
 from tests.data.ntu_clips import write_clips
-from torchmsaf.data.actions import CENTRE, Frames, Skeletons, action_modalities, action_samples, fact
+from torchmsaf.data.actions import CENTRE, Frames, Skeletons, action_modalities, action_samples, fact, ready_skeleton
 from torchmsaf.data.clips import IMAGENET_MEAN, IMAGENET_STD
 from torchmsaf.data.ntu import ACTIONS
 from torchmsaf.data.ntu_protocols import ntu_groups
@@ -235,6 +235,25 @@ def test_other_skeletons_are_centred_on_the_mean_of_their_joints(tmp_path: Path)
     x, whole = features[one_row()][0], torch.from_numpy(raw)
     torch.testing.assert_close(x, whole - whole[..., :1].mean(2, keepdim=True), atol=1e-6, rtol=1e-5)
     assert x[..., 0].mean(2).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("draw", ["random", "published", "none"])
+@pytest.mark.parametrize("joints", [17, 25])
+def test_a_score_behind_the_coordinates_is_not_centred(tmp_path: Path, joints: int, draw: Any) -> None:
+    raw = body(1, joints=joints)
+    writer = PreparedWriter(tmp_path, "ntu", {"skeletons": "poses", "coordinates": 2})
+    writer.write(clip_id(), {"skeleton": raw}, {"action": 1})
+    whole = torch.from_numpy(raw)
+    origin = whole[:2, :, CENTRE, 0] if joints == 25 else whole[:2, ..., 0].mean(2)
+    x = Skeletons(writer.finish(), steps=50, persons=2, draw=draw)[one_row()][0]
+    assert torch.equal(x[2, ..., 0], whole[2, ..., 0])
+    torch.testing.assert_close(x[:2, ..., 0], whole[:2, ..., 0] - origin[:, :, None])
+    absent = -origin[:, :, None].expand(-1, -1, joints) if draw == "published" else torch.zeros(2, 50, joints)
+    torch.testing.assert_close(x[:2, ..., 1], absent)
+    assert not x[2, ..., 1].any()
+    assert torch.equal(torch.from_numpy(raw), whole)
+    same = ready_skeleton(whole, steps=50, persons=2, draw=draw, coordinates=3)
+    assert torch.equal(same, ready_skeleton(whole, steps=50, persons=2, draw=draw))
 
 
 def walking(total: int) -> Any:

@@ -75,6 +75,18 @@ def predicted(made: Comparison, file: Path, rows: Any) -> Any:
 # what it is about
 
 
+def test_logits_are_averaged_in_training_too(prepared: Prepared, finished: Path) -> None:
+    """In the network that trains, and so in its file: a sum would decide alike and learn otherwise."""
+    made = comparison(prepared)
+    record = next(one for one in records(finished).values() if one["method"] == "msaf")
+    network, spec = load_model(finished / record["weights"])
+    assert spec.decision == "mean"
+    rows = torch.arange(4)
+    inputs = [made.samples.features[name][rows] for name in spec.networks]
+    said = network(inputs, None, [None, made.samples.lengths["skeleton"][rows]])
+    torch.testing.assert_close(said.prediction, sum(said.parts) / 2)
+
+
 def test_titles_state_the_networks_the_preset_the_protocol_and_what_is_made_up(
     prepared: Prepared, bodies: Prepared
 ) -> None:
@@ -108,7 +120,7 @@ def test_sizes_are_those_of_the_preset_and_its_networks(prepared: Prepared, bodi
     alone = comparison(bodies, [])
     assert alone.networks == {"skeleton": NETWORKS["skeleton"]}
     assert alone.network_options == {}
-    assert (made.kind, made.starts, made.joint) == ("classification", True, False)
+    assert (made.kind, made.starts, made.decision) == ("classification", True, "mean")
 
 
 @pytest.mark.parametrize(

@@ -301,19 +301,20 @@ def test_without_starts_every_row_is_trained_once_from_weights_of_its_own(
 
 def test_what_other_comparisons_do_not_have_is_not_in_their_configuration(tmp_path: Path) -> None:
     made = comparison()
-    assert not {"random_start", "joint", "target_as_it_is"} & made.config().keys()
-    changed = replace(made, starts=False, joint=True, scale_target=False)
-    assert changed.config() == {**made.config(), "random_start": True, "joint": True, "target_as_it_is": True}
+    assert not {"random_start", "decision", "target_as_it_is"} & made.config().keys()
+    changed = replace(made, starts=False, decision="joint", scale_target=False)
+    assert changed.config() == {**made.config(), "random_start": True, "decision": "joint", "target_as_it_is": True}
     from torchmsaf.errors import ResultError
 
     run(tmp_path / "r", replace(made, seeds=(0,), methods=METHODS[:1]))
     for key, change in (
         ("random_start", {"starts": False}),
-        ("joint", {"joint": True}),
         ("target_as_it_is", {"scale_target": False}),
     ):
         with pytest.raises(ResultError, match=rf"another comparison \({key}: null there, true now\)"):
             run(tmp_path / "r", replace(made, seeds=(0,), methods=METHODS[:1], **change), resume=True)
+    with pytest.raises(ResultError, match=r'another comparison \(decision: null there, "mean" now\)'):
+        run(tmp_path / "r", replace(made, seeds=(0,), methods=METHODS[:1], decision="mean"), resume=True)
 
 
 def test_pretrained_weights_are_refused_where_every_row_begins_with_random_ones(tmp_path: Path) -> None:
@@ -325,7 +326,7 @@ def test_pretrained_weights_are_refused_where_every_row_begins_with_random_ones(
 def test_one_layer_on_all_features_starts_from_the_unimodal_networks_too(tmp_path: Path) -> None:
     """The networks of such a row have no heads, and all else that their unimodal ones have."""
     made = comparison(
-        seeds=(0,), joint=True, methods=[METHODS[2]], recipe=replace(comparison().recipe, learning_rate=1e-12)
+        seeds=(0,), decision="joint", methods=[METHODS[2]], recipe=replace(comparison().recipe, learning_rate=1e-12)
     )
     run(tmp_path / "r", replace(made, protocol=replace(made.protocol, folds=made.protocol.folds[:1])))
     states = weights(tmp_path / "r")

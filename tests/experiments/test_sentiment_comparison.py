@@ -182,7 +182,7 @@ def test_the_ablation_changes_one_thing_at_a_time(prepared: Prepared, tmp_path: 
 
 def test_what_is_unlike_other_comparisons_is_in_the_configuration(prepared: Prepared, tmp_path: Path) -> None:
     config = comparison(prepared, noise=(0.5,)).config()
-    assert [config[name] for name in ("random_start", "joint", "target_as_it_is")] == [True, True, True]
+    assert [config[name] for name in ("random_start", "decision", "target_as_it_is")] == [True, "joint", True]
     assert set(config["networks"]) == {"video", "audio", "text"}
     assert config["network_options"] == {"video": {"hidden": 32}, "audio": {"hidden": 64}, "text": {"hidden": 128}}
     assert config["objective"]["kind"] == "sentiment"
@@ -287,12 +287,14 @@ def test_the_target_is_learned_as_it_is_and_scores_are_those_of_the_saved_weight
         assert isinstance(network, System) == (record["stage"] == "system")
         # published models are told that values lie within three
         assert spec.kind == "sentiment"
-        assert spec.joint
+        assert spec.decision == "joint"
 
 
 def test_a_sample_without_anything_is_answered_by_the_mean_of_training(prepared: Prepared, tmp_path: Path) -> None:
     made = comparison(prepared)
-    setting = unit.Setting(made.methods, made.objective, made.recipe, starts=False, joint=True, scale_target=False)
+    setting = unit.Setting(
+        made.methods, made.objective, made.recipe, starts=False, decision="joint", scale_target=False
+    )
     folder = ResultFolder.create(tmp_path / "r", made.config(), {}, {}, resume=False)
     one = unit.Unit(folder.path, made.samples, made.protocol.folds[0], 0, setting)
     with folder.unit(0, 0) as file:

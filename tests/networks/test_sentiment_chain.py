@@ -104,7 +104,7 @@ def test_one_step_of_training_lowers_the_loss_and_padding_changes_nothing(prepar
         name: NetworkSpec(tuple(x.shape[1:]), sentiment.NETWORKS[name], options[name]) for name, x in features.items()
     }
     torch.manual_seed(0)
-    network = ModelSpec(specs, "msaf", 1, sentiment.MSAF, regression=True, joint=True).build()
+    network = ModelSpec(specs, "msaf", 1, sentiment.MSAF, regression=True, decision="joint").build()
     assert isinstance(network, FusedNetwork)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
 

@@ -169,8 +169,8 @@ def test_a_file_cannot_name_what_is_called(tmp_path: Path, path: str, options: d
         (lambda said: "[]", "what it says of itself cannot be read"),
         (lambda said: said.pop("format") and None, "cannot be read: 'format'"),
         (
-            lambda said: said.update(format=3),
-            "its format is 3, and this torchmsaf knows up to 2; use a newer one",
+            lambda said: said.update(format=4),
+            "its format is 4, and this torchmsaf knows up to 3; use a newer one",
         ),
         (lambda said: said.pop("networks") and None, "cannot be read: 'networks'"),
         (lambda said: said.pop("outputs") and None, "cannot be read: .*'outputs'"),
@@ -333,7 +333,13 @@ def of_sequences(method: str | None, options: dict[str, Any], *, words: bool, **
     own = sentiment.network_options({"text": VOCABULARY} if words else {})
     networks = {name: NetworkSpec(shape, sentiment.NETWORKS[name], own[name]) for name, shape in shapes.items()}
     about = {"task": "sentiment", "vocabulary": ["bad", "é", "good", "it", "was"]}
-    arguments: dict[str, Any] = {"regression": True, "joint": True, "kind": "sentiment", "about": about, **changes}
+    arguments: dict[str, Any] = {
+        "regression": True,
+        "decision": "joint",
+        "kind": "sentiment",
+        "about": about,
+        **changes,
+    }
     return ModelSpec(networks, method, changes.pop("outputs", 1), options, **arguments)
 
 
@@ -374,7 +380,7 @@ def test_networks_of_sequences_come_back_to_the_last_bit(tmp_path: Path, method:
     network = written(path, made)
     again, said = load_model(path)
     assert said == read_spec(path) == made
-    assert (said.joint, said.about["vocabulary"]) == (True, ["bad", "é", "good", "it", "was"])
+    assert (said.decision, said.about["vocabulary"]) == ("joint", ["bad", "é", "good", "it", "was"])
     values = some_sequences(words=words)
     assert torch.equal(network(*values).prediction, again(*values).prediction)
     # an intermediate method has one layer for all, the others have what they have without it
@@ -382,20 +388,26 @@ def test_networks_of_sequences_come_back_to_the_last_bit(tmp_path: Path, method:
     assert isinstance(again, FusedNetwork)
     assert again.joint == (again.stage == "intermediate")
     assert any(".head.1." in key for key in load_file(path)) == (not together)
-    alone = of_sequences(method, options, words=words, joint=False)
+    alone = of_sequences(method, options, words=words, decision="product")
     same = alone.build().state_dict().keys() == network.state_dict().keys()
     assert same == (not together)
 
 
 def test_a_file_without_what_came_later_is_as_it_was(tmp_path: Path) -> None:
-    """Files of earlier versions say nothing of ``joint`` and ``kind``."""
+    """Files of earlier versions say nothing of ``decision`` and ``kind``; the second format says whether it is joint."""
     path = tmp_path / "m.safetensors"
     network, values = written(path, spec("msaf")), inputs()
-    edited(path, lambda said: said.pop("joint") and None)
+    edited(path, lambda said: said.pop("decision") and None)
     edited(path, lambda said: said.pop("kind") and None)
     again, said = load_model(path)
-    assert (said.joint, said.kind) == (False, None)
+    assert (said.decision, said.kind) == ("product", None)
     assert torch.equal(network(values).prediction, again(values).prediction)
+    for joint, decision in ((False, "product"), (True, "joint")):
+        edited(path, lambda said, joint=joint: said.update(format=2, joint=joint))
+        assert read_spec(path).decision == decision
+    edited(path, lambda said: said.update(joint=False, decision="loudest"))
+    with pytest.raises(DataError, match="decision 'loudest'"):
+        read_spec(path)
 
 
 @pytest.mark.parametrize(

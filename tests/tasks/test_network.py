@@ -62,6 +62,26 @@ def test_late_fusion_is_of_the_networks_predictions() -> None:
     torch.testing.assert_close(said.prediction, alone[0] + alone[1])
 
 
+@pytest.mark.parametrize("regression", [False, True])
+@pytest.mark.parametrize("decision", ["product", "mean"])
+def test_logits_are_summed_or_averaged_over_the_modalities_that_are_there(decision: Any, regression: bool) -> None:
+    """Averaging decides as the sum does and learns otherwise: the loss is that of half the logits."""
+    outputs = 1 if regression else K
+    nets = {"zoo": ConvNet((2, 9), outputs), "art": VectorNet((5,), outputs)}
+    network = FusedNetwork(nets, "msaf", outputs=outputs, regression=regression, decision=decision).eval()
+    values, present = inputs(), torch.tensor([[True, True], [True, False], [False, True]] * 2)
+    said = network(values, present)
+    own, here = torch.stack(said.parts), present.T.unsqueeze(2)
+    total = torch.where(here, own, 0).sum(0)
+    mean = total / here.sum(0)
+    torch.testing.assert_close(said.prediction, mean if regression or decision == "mean" else total)
+
+
+def test_another_decision_is_refused() -> None:
+    with pytest.raises(FusionInputError, match="decision is 'product' or 'mean' or 'joint', got 'sum'"):
+        FusedNetwork(networks(), "msaf", outputs=K, decision="sum")  # type: ignore[arg-type]
+
+
 def test_early_fusion_is_of_the_feature_vectors() -> None:
     network, values = fused("concat").eval(), inputs()
     vectors = []
@@ -270,7 +290,7 @@ def recurrent(method: str | None, **options: Any) -> FusedNetwork:
     torch.manual_seed(0)
     nets: dict[str, StagedNetwork] = {"voice": LSTMNet((3, 9), 1, hidden=8), "text": LSTMNet((2, 12), 1, hidden=10)}
     torch.manual_seed(1)
-    return FusedNetwork(nets, method, outputs=1, options=options, regression=True, joint=True).double()
+    return FusedNetwork(nets, method, outputs=1, options=options, regression=True, decision="joint").double()
 
 
 def padded(filling: float) -> list[Tensor]:

@@ -139,7 +139,7 @@ def test_in_turn_a_method_that_learns_otherwise_learns_as_without() -> None:
             states.append(net.state_dict())
         assert all(map(torch.equal, states[0].values(), states[1].values()))
     assert training.learns_in_turn(network("msaf"))
-    assert not training.learns_in_turn(network("msaf", joint=True))
+    assert not training.learns_in_turn(network("msaf", decision="joint"))
     assert not training.learns_in_turn(FusedNetwork({"a": VectorNet((4,), 3)}, "msaf", outputs=3))
 
 

@@ -21,7 +21,7 @@ def build(shapes: dict[str, tuple[int, int]], tokens: dict[str, int] | None = No
     torch.manual_seed(0)
     options = sentiment.network_options(tokens or {})
     specs = {name: NetworkSpec(shape, sentiment.NETWORKS[name], options[name]) for name, shape in shapes.items()}
-    network = ModelSpec(specs, "msaf", 1, sentiment.MSAF, regression=True, joint=True).build()
+    network = ModelSpec(specs, "msaf", 1, sentiment.MSAF, regression=True, decision="joint").build()
     assert isinstance(network, FusedNetwork)
     return network
 

@@ -193,8 +193,8 @@ def centre_inflate(state: Mapping[str, Tensor], *, how: str = "centre") -> dict[
     """The state dict of an image ResNet as that of the clip network, without its last layer.
 
     A k x k kernel of the four layers becomes one of k x k x k; the stem stays two-dimensional. On a clip of equal frames
-    the "mean" network gives, away from the first and last frames, what the image network gives on one of them, and the
-    "centre" network gives it everywhere.
+    the "centre" network gives everywhere what the image network gives on one of them. The "mean" network gives it where its
+    kernels do not reach beyond the ends of the clip: with ResNet-50's 16 of them, 16 frames away from both.
 
     Args:
         state: of torchvision's ResNet-50, or another with bottlenecks and the same names: ``conv1``, ``bn1``, ``layer1`` to

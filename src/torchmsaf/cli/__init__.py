@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from torchmsaf import __version__
-from torchmsaf.cli import arrays, emotion, preparation, search, tables, train
+from torchmsaf.cli import arrays, predict, preparation, search, tables, train
 from torchmsaf.errors import TorchmsafError
 
 
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         ("compare", "compare fusion methods on the same networks, data and folds", arrays.add_compare),
         ("train", "train one fusion method on one fold of a task", train.add_train),
         ("search", "search for the architecture of a fusion", search.add_search),
-        ("predict", "predict with a trained model", emotion.add_predict),
+        ("predict", "predict with a trained model", predict.add_predict),
         ("prepare", "make raw files ready for training", preparation.add_prepare),
         ("synth", "write a made-up data set in the true formats", preparation.add_synth),
         ("download", "fetch a data set's raw files", preparation.add_download),

@@ -1,20 +1,18 @@
-"""``torchmsaf compare emotion``, ``train emotion`` and ``predict``."""
+"""``torchmsaf compare emotion`` and ``train emotion``."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchmsaf.cli.running import by_modality, copy_model, one_method, open_prepared, recipe_of, run, train_all_epochs
 from torchmsaf.cli.settings import ConfigParser, add_rows, add_training, read_settings
-from torchmsaf.errors import DataError, TorchmsafError, require
+from torchmsaf.errors import DataError, require
 
 if TYPE_CHECKING:
     from torchmsaf.experiments import Comparison
-    from torchmsaf.tasks.emotion_prediction import ClipEmotion
 
 
 def add_compare(compare: argparse.ArgumentParser) -> None:
@@ -29,16 +27,6 @@ def add_train(train: argparse.ArgumentParser) -> None:
     _add_task(train)
     _add_one(train)
     train.set_defaults(run=_train)
-
-
-def add_predict(predict: argparse.ArgumentParser) -> None:
-    """The options of ``torchmsaf predict``."""
-    predict.add_argument("model", type=Path, help="model.safetensors, or any file of weights of an emotion comparison")
-    predict.add_argument("clips", type=Path, nargs="+", help="video files with sound", metavar="CLIP")
-    told = "OpenFace's csv files, or folders of them (default: CLIP.csv beside the clip; else a face detector)"
-    predict.add_argument("--landmarks", type=Path, nargs="+", default=[], help=told, metavar="CSV")
-    predict.add_argument("--format", choices=("table", "json"), default="table", help="(default: table)")
-    predict.set_defaults(run=_predict, interrupted="nothing was written")
 
 
 def _add_task(parser: argparse.ArgumentParser) -> None:
@@ -125,50 +113,3 @@ def _train(options: argparse.Namespace) -> None:
     comparison = _comparison(settings, [method], [fold], [seed])
     folder = run(comparison, settings, f"emotion-{comparison.methods[0].name}-fold-{fold}")
     copy_model(folder, comparison.methods[0])
-
-
-def _predict(options: argparse.Namespace) -> None:
-    from torchmsaf.tasks.emotion_prediction import EmotionModel, match_landmarks
-
-    model = EmotionModel.load(options.model)
-    landmarks = match_landmarks(options.clips, options.landmarks)
-    done: list[ClipEmotion] = []
-    failed: list[str] = []
-    for clip, points in zip(options.clips, landmarks, strict=True):
-        try:
-            done.append(model.predict(clip, points))
-        except TorchmsafError as error:
-            failed.append(str(error))
-    if options.format == "json":
-        print(json.dumps([vars(one) for one in done], indent=1))
-    else:
-        print("".join(f"{line}\n" for line in _lines(done)), end="")
-    if failed:
-        lines = "".join(f"\n  {line}" for line in failed)
-        raise DataError(f"{len(failed)} of {len(options.clips)} clips could not be read:{lines}")
-
-
-def _lines(predictions: Sequence[ClipEmotion]) -> list[str]:
-    """A table of predictions, in percent, as text."""
-    if not predictions:
-        return []
-    first = predictions[0]
-    rows = [["clip", "emotion", *first.probabilities]]
-    rows[0] += [f"{name} alone" for name in first.alone]
-    for k, point in enumerate(first.even_attention):
-        rows[0] += [f"attention {k + 1}: {name} (even: {100 * even:.1f})" for name, even in point.items()]
-    for one in predictions:
-        row = [one.clip, one.emotion, *(f"{100 * p:.1f}" for p in one.probabilities.values())]
-        row += [max(part, key=part.__getitem__) for part in one.alone.values()]
-        row += [f"{100 * share:.1f}" for point in one.attention for share in point.values()]
-        rows.append(row)
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    notes = []
-    if first.made_up_model:
-        notes.append("The model was trained on MADE-UP clips: what it says means nothing.")
-    if any(one.box == "detector" for one in predictions):
-        notes.append("Faces were found by a detector, which frames them otherwise than the landmarks of training.")
-    if short := [one.clip for one in predictions if one.audio_seconds < 1]:
-        notes.append(f"Less than a second of sound was heard in: {', '.join(short)}.")
-    return [*lines, "Probabilities and shares of attention are in percent.", *notes]

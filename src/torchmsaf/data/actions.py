@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from torchmsaf.data.clips import PreparedRows, normalize
-from torchmsaf.data.ntu import ACTIONS
+from torchmsaf.data.ntu import ACTIONS, JOINTS
 from torchmsaf.data.prepared import Entry, Prepared
 from torchmsaf.data.samples import Samples
 from torchmsaf.data.stored import StoredFeatures
@@ -60,7 +60,7 @@ class Frames(PreparedRows):
 
     def __getitem__(self, rows: Tensor) -> Tensor:
         """The middle of all frames, ``(b, 3, frames, size, size)`` float32."""
-        return normalize(torch.stack([self._read(row) for row in self.rows[rows].tolist()]))
+        return normalize(torch.stack([self._cut(row) for row in self.rows[rows].tolist()]))
 
     def drawn(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """As training sees them."""
@@ -70,34 +70,56 @@ class Frames(PreparedRows):
         for row in self.rows[rows].tolist():
             share, place, down, along, flip = torch.rand(5, generator=generator).tolist()
             if self.draw == "published":
-                clips.append(self._read(row, share=1 - share / 2))
+                clips.append(self._cut(row, share=1 - share / 2))
             else:
-                clips.append(self._read(row, share=1 - share / 2, place=place, down=down, along=along, flip=flip < 0.5))
+                clips.append(self._cut(row, share=1 - share / 2, place=place, down=down, along=along, flip=flip < 0.5))
         return normalize(torch.stack(clips))
 
-    def _read(
-        self,
-        row: int,
-        *,
-        share: float = 1.0,
-        place: float = 0.5,
-        down: float = 0.5,
-        along: float = 0.5,
-        flip: bool = False,
-    ) -> Tensor:
-        whole = self.prepared.read(row, "rgb")  # (3, F, S, S), mapped: only what is taken is read
-        stored, height, width = whole.shape[1:]
-        if self.draw == "published":
-            first = (stored - int(stored * share)) // 2
-            length = stored - 2 * first
-            index = first + torch.linspace(0, length - 1, self.frames).long()
-        else:
-            length = max(1, round(stored * share))
-            first = min(int(place * (stored - length + 1)), stored - length)
-            index = first + torch.linspace(0, length - 1, self.frames).round().long()
-        top, left = _place(down, height - self.size), _place(along, width - self.size)
-        part = whole[:, :, top : top + self.size, left : left + self.size][:, index]
-        return part.flip(-1) if flip else part
+    def _cut(self, row: int, **where: Any) -> Tensor:
+        whole = self.prepared.read(row, "rgb")  # mapped: only what is taken is read
+        return cut_frames(whole, frames=self.frames, size=self.size, draw=self.draw, **where)
+
+
+def cut_frames(
+    whole: Tensor,
+    *,
+    frames: int,
+    size: int,
+    draw: Draw = "random",
+    share: float = 1.0,
+    place: float = 0.5,
+    down: float = 0.5,
+    along: float = 0.5,
+    flip: bool = False,
+) -> Tensor:
+    """A part of a clip in space and time, by default the middle of all frames; still bytes.
+
+    Args:
+        whole: ``(3, F, H, W)`` bytes.
+        frames: of what comes, evenly spread over the part, and repeated where it has fewer.
+        size: of a frame.
+        draw: with ``"published"`` which frames these are is rounded as in the authors' code.
+        share: length of the part in time, of the clip's.
+        place: of the part in time, from 0 for the start to 1.
+        down: of the square, from 0 for the top to 1.
+        along: of the square, from 0 for the left to 1.
+        flip: mirror it, left and right.
+
+    Returns:
+        ``(3, frames, size, size)``.
+    """
+    stored, height, width = whole.shape[1:]
+    if draw == "published":
+        first = (stored - int(stored * share)) // 2
+        length = stored - 2 * first
+        index = first + torch.linspace(0, length - 1, frames).long()
+    else:
+        length = max(1, round(stored * share))
+        first = min(int(place * (stored - length + 1)), stored - length)
+        index = first + torch.linspace(0, length - 1, frames).round().long()
+    top, left = _place(down, height - size), _place(along, width - size)
+    part = whole[:, :, top : top + size, left : left + size][:, index]
+    return part.flip(-1) if flip else part
 
 
 class Skeletons(PreparedRows):
@@ -105,12 +127,14 @@ class Skeletons(PreparedRows):
 
     The first person is that of the file, where :mod:`torchmsaf.data.prepare.actions.bodies` puts the one that moves most. In
     every frame the joint in the middle of this person's spine is the origin; of skeletons without such a joint it is the
-    mean of the joints. Absent persons are zeros behind those that are there, and :func:`action_samples` says how many are.
+    mean of the joints. A score behind the coordinates, as poses have, has no origin and stays as it is. Absent persons are
+    zeros behind those that are there, and :func:`action_samples` says how many are.
     In training with a ``draw`` a part of the time is taken: at a uniform place, and of a length uniform in [0.5, 1) of the
     clip, but of 64 steps or more where there are so many.
 
     Args:
-        prepared: with arrays ``skeleton``, ``(3, T, V, persons)`` float32.
+        prepared: with arrays ``skeleton``, ``(3, T, V, persons)`` float32; its parameter ``coordinates`` says how many of
+            the channels are coordinates, all where there is none.
         steps: of a sample; the time is interpolated linearly to so many.
         persons: S; the first so many of each clip.
         draw: what training changes; ``"published"`` and ``"random"`` are the same, but that with the first an absent person
@@ -123,6 +147,7 @@ class Skeletons(PreparedRows):
     def __init__(self, prepared: Prepared, *, steps: int = 32, persons: int = 2, draw: Draw = "random") -> None:
         self.prepared, self.steps, self.persons, self.draw = prepared, steps, persons, draw
         self.rows = torch.arange(len(prepared))
+        self.coordinates: int | None = prepared.parameters.get("coordinates")
         channels, _, joints, _ = self._shape_of(prepared.entries[0]) if len(prepared) else (0, 0, 0, 0)
         for entry in prepared.entries:
             found = self._shape_of(entry)
@@ -131,7 +156,6 @@ class Skeletons(PreparedRows):
                     f"{prepared.path}: clip {entry.id} has {found[2]} joints of {found[0]} coordinates, and the first clip "
                     f"{joints} of {channels}"
                 )
-        self.centre = CENTRE if joints == 25 else None
         self.shape = torch.Size((len(prepared), channels, steps, joints, persons))
 
     def _shape_of(self, entry: Entry) -> tuple[int, ...]:
@@ -169,15 +193,35 @@ class Skeletons(PreparedRows):
         return torch.stack(parts)
 
     def _ready(self, x: Tensor) -> Tensor:
-        """``(C, T, V, persons)`` to ``(C, steps, V, S)``."""
-        x = x[..., : self.persons].float()
-        origin = x[:, :, :, :1].mean(2, keepdim=True) if self.centre is None else x[:, :, self.centre, :1].unsqueeze(2)
-        absent = self.persons - x.shape[-1]
-        x = F.pad(x, (0, absent)) - origin if self.draw == "published" else F.pad(x - origin, (0, absent))
-        channels, total, joints, persons = x.shape
-        flat = x.permute(0, 2, 3, 1).reshape(1, -1, total)
-        flat = F.interpolate(flat, size=self.steps, mode="linear", align_corners=False) if total != self.steps else flat
-        return flat.view(channels, joints, persons, self.steps).permute(0, 3, 1, 2).contiguous()
+        return ready_skeleton(x, steps=self.steps, persons=self.persons, draw=self.draw, coordinates=self.coordinates)
+
+
+def ready_skeleton(
+    x: Tensor, *, steps: int, persons: int, draw: Draw = "random", coordinates: int | None = None
+) -> Tensor:
+    """A skeleton as :class:`Skeletons` gives it: centred, with so many steps and persons.
+
+    Args:
+        x: ``(C, T, V, persons)``, the first person first.
+        steps: of what comes.
+        persons: S of what comes.
+        draw: with ``"published"`` an absent person is minus the origin.
+        coordinates: so many channels are centred, the first ones; others, such as a score, stay as they are. None = all.
+
+    Returns:
+        ``(C, steps, V, S)`` float32.
+    """
+    x = x[..., :persons].float()
+    centred = x.shape[2] == len(JOINTS)
+    first = x[:coordinates, ..., :1]
+    origin = first[:, :, CENTRE].unsqueeze(2) if centred else first.mean(2, keepdim=True)
+    origin = F.pad(origin, (0, 0, 0, 0, 0, 0, 0, len(x) - len(first)))
+    absent = persons - x.shape[-1]
+    x = F.pad(x, (0, absent)) - origin if draw == "published" else F.pad(x - origin, (0, absent))
+    channels, total, joints, persons = x.shape
+    flat = x.permute(0, 2, 3, 1).reshape(1, -1, total)
+    flat = F.interpolate(flat, size=steps, mode="linear", align_corners=False) if total != steps else flat
+    return flat.view(channels, joints, persons, steps).permute(0, 3, 1, 2).contiguous()
 
 
 def _place(share: float, room: int) -> int:
@@ -247,6 +291,8 @@ def action_samples(
         features["skeleton"], lengths["skeleton"] = skeletons, skeletons.present
     ids = tuple(entry.id for entry in prepared.entries)
     content = [prepared.fingerprint, actions, groups, frames, size, steps, persons, draw]
+    if prepared.parameters.get("score"):
+        content.append("scores are not centred")  # no run goes on from one where they were
     return Samples(
         name=name,
         features=features,

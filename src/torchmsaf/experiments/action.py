@@ -181,6 +181,7 @@ def _comparison(
         recipe=recipe or Recipe(),
         pretrained=pretrained or {},
         about={"task": "action", **about},
+        decision="mean",
         **more,
     )
 

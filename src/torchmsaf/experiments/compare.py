@@ -25,6 +25,7 @@ from torchmsaf.experiments.trial import check_networks
 from torchmsaf.experiments.unit import Setting, Unit, run_units
 from torchmsaf.tasks.augment import Augmentation
 from torchmsaf.tasks.model_file import read_spec
+from torchmsaf.tasks.network import Decision
 from torchmsaf.tasks.objective import Objective
 from torchmsaf.tasks.recipe import Recipe
 
@@ -49,7 +50,7 @@ class Comparison:
         top_k: further accuracies: the true class is among the k likeliest.
         about: what files of weights say of the task, as plain data.
         starts: every row begins with the weights of unimodal networks, which are trained first; else with random ones.
-        joint: intermediate methods predict by one linear layer on all feature vectors.
+        decision: how intermediate methods predict, as in :class:`~torchmsaf.tasks.network.FusedNetwork`.
         scale_target: models train on a regression target of zero mean and unit deviation; else on it as it is.
     """
 
@@ -68,7 +69,7 @@ class Comparison:
     top_k: tuple[int, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
     starts: bool = True
-    joint: bool = False
+    decision: Decision = "product"
     scale_target: bool = True
 
     @property
@@ -187,7 +188,7 @@ class Comparison:
         yield "top_k", list(self.top_k)
         yield "about", dict(self.about)
         yield "random_start", not self.starts
-        yield "joint", self.joint
+        yield "decision", "" if self.decision == "product" else self.decision
         yield "target_as_it_is", not self.scale_target
 
 
@@ -242,7 +243,7 @@ def compare(
         noise=comparison.noise,
         about=comparison.about,
         starts=comparison.starts,
-        joint=comparison.joint,
+        decision=comparison.decision,
         scale_target=comparison.scale_target,
         threads=threads,
         accelerator=accelerator,

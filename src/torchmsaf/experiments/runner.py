@@ -166,7 +166,7 @@ class Runner:
         objective = setting.objective
         fields: dict[str, Any] = {
             "about": about,
-            "joint": setting.joint,
+            "decision": setting.decision,
             "kind": kind_of_systems(objective.kind, setting.scale_target),
         }
         spec = ModelSpec(specs, method, objective.outputs, options, objective.regression, **fields)

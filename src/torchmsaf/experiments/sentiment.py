@@ -74,7 +74,7 @@ def sentiment_comparison(
         noise=noise,
         about=about,
         starts=False,
-        joint=True,
+        decision="joint",
         scale_target=False,
     )
 

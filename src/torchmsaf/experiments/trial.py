@@ -93,7 +93,7 @@ def _model(comparison: Comparison, choice: MethodChoice) -> Model:
     arguments: Any = {
         "options": choice.options,
         "regression": comparison.samples.regression,
-        "joint": comparison.joint,
+        "decision": comparison.decision,
         "kind": kind_of_systems(comparison.kind, comparison.scale_target),
     }
     return ModelSpec(specs, choice.name, comparison.samples.n_outputs, **arguments).build()

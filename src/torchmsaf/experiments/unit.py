@@ -16,6 +16,7 @@ from torchmsaf.data.stored import StoredFeatures
 from torchmsaf.experiments.methods import MethodChoice
 from torchmsaf.experiments.results import ResultFolder
 from torchmsaf.tasks.augment import Augmentation
+from torchmsaf.tasks.network import Decision
 from torchmsaf.tasks.objective import Objective
 from torchmsaf.tasks.recipe import Recipe
 
@@ -35,7 +36,7 @@ class Setting:
         noise: standard deviations of the noise that test samples get, in those of the training samples.
         about: what files of weights say of the task, as plain data.
         starts: every row begins with the weights of unimodal networks, which are trained first; else with random ones.
-        joint: as in :class:`~torchmsaf.tasks.network.FusedNetwork`.
+        decision: as in :class:`~torchmsaf.tasks.network.FusedNetwork`.
         scale_target: models train on a regression target of zero mean and unit deviation; else on it as it is.
         threads: of the process.
         accelerator: of Lightning.
@@ -51,7 +52,7 @@ class Setting:
     noise: Sequence[float] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
     starts: bool = True
-    joint: bool = False
+    decision: Decision = "product"
     scale_target: bool = True
     threads: int = 1
     accelerator: str = "cpu"

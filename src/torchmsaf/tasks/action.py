@@ -2,8 +2,7 @@
 
 Frames are 3 x 32 x 224 x 224 for I3D, or 3 x 8 x 224 x 224 for an inflated ResNet-50, skeletons 3 x 32 x 25 of each person
 for HCN. Fusion stands after ``mixed_5b`` (or ``layer3``) and ``conv5``, where each person is an input of its own, and after
-``mixed_5c`` (or ``layer4``) and ``fc7``; lambda is 0.5, and MSAF's C is 64 and 256 there, its default. Logits are summed,
-which predicts what their average does.
+``mixed_5c`` (or ``layer4``) and ``fc7``; lambda is 0.5, and MSAF's C is 64 and 256 there, its default. Logits are averaged.
 """
 
 from __future__ import annotations

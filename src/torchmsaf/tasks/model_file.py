@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor, nn
 
@@ -15,12 +15,12 @@ from torchmsaf.errors import DataError, FusionInputError, TorchmsafError, in_one
 from torchmsaf.ops.checks import is_integer
 from torchmsaf.tasks import action, emotion, sentiment
 from torchmsaf.tasks.models import Model
-from torchmsaf.tasks.network import FusedNetwork, module_name
+from torchmsaf.tasks.network import Decision, FusedNetwork, module_name
 from torchmsaf.tasks.systems.base import Kind
 from torchmsaf.tasks.systems.registry import SYSTEMS, create_system
 
-_KEY, _FORMAT = "torchmsaf", 2
-_OLD = (1,)  # which has no joint networks and no systems, and is read as it is
+_KEY, _FORMAT = "torchmsaf", 3
+_OLD = (1, 2)  # the first has no joint networks and no systems; both know of no other decision than ``joint``
 # what a file may have called; by a prefix it could reach every function of torchmsaf, with arguments of its choice
 _PLACES = ("torchmsaf.backbones", "torchmsaf.backbones.staged")
 _OWN = {*action.NETWORKS.values(), *emotion.NETWORKS.values(), *sentiment.NETWORKS.values()}
@@ -54,7 +54,7 @@ class ModelSpec:
         options: arguments of the method.
         regression: predictions are values.
         about: what else is to be known to use the model: classes, how its inputs are prepared.
-        joint: as in :class:`FusedNetwork`.
+        decision: as in :class:`FusedNetwork`.
         kind: of the task, which systems ask for; None = as ``regression`` says.
     """
 
@@ -64,7 +64,7 @@ class ModelSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
     regression: bool = False
     about: Mapping[str, Any] = field(default_factory=dict)
-    joint: bool = False
+    decision: Decision = "product"
     kind: Kind | None = None
 
     def build(self) -> Model:
@@ -90,7 +90,7 @@ class ModelSpec:
             name: network_for(one.shape, self.outputs, class_path=one.path, options=one.options)
             for name, one in self.networks.items()
         }
-        arguments: dict[str, Any] = {"options": self.options, "regression": self.regression, "joint": self.joint}
+        arguments: dict[str, Any] = {"options": self.options, "regression": self.regression, "decision": self.decision}
         return FusedNetwork(networks, self.method, outputs=self.outputs, **arguments)
 
     @property
@@ -136,6 +136,11 @@ def load_model(path: str | Path) -> tuple[Model, ModelSpec]:
         network = spec.build()
         network.load_state_dict(_tensors(path))
     except (TorchmsafError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        if "released" in spec.about and "task" not in spec.about:
+            raise DataError(
+                f"{path} holds {spec.about['released']} weights, a start for training (--pretrained) and no whole model: "
+                f"{in_one_line(error)}"
+            ) from error
         raise DataError(f"{path}: its weights do not fit what it says of itself: {in_one_line(error)}") from error
     return network.eval(), spec
 
@@ -162,6 +167,8 @@ def read_spec(path: str | Path) -> ModelSpec:
         content = json.loads(metadata[_KEY])
         if (found := content.pop("format")) not in (*_OLD, _FORMAT):
             raise ValueError(f"its format is {found!r}, and this torchmsaf knows up to {_FORMAT}; use a newer one")
+        if content.pop("joint", False):
+            content["decision"] = "joint"
         networks = content.pop("networks")
         specs = {name: NetworkSpec(tuple(one["shape"]), one["path"], one["options"]) for name, one in networks.items()}
         return _checked(ModelSpec(networks=specs, **content))
@@ -181,6 +188,8 @@ def _checked(spec: ModelSpec) -> ModelSpec:
     for name, one in spec.networks.items():
         if not all(is_integer(size) for size in one.shape) or not isinstance(one.path, str | None):
             raise ValueError(f"the network of {name!r} is {one.path!r} for {one.shape!r}")
+    if spec.decision not in get_args(Decision):
+        raise ValueError(f"decision {spec.decision!r}")
     if not is_integer(spec.outputs) or not isinstance(spec.method, str | None):
         raise ValueError(f"method {spec.method!r} with {spec.outputs!r} outputs")
     for some in (spec.options, spec.about, *(one.options for one in spec.networks.values())):

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from torchmsaf.tasks.fused import Fused
 from torchmsaf.tasks.points import FEATURE, Place, channels_at, channels_of_taps, find_places, inputs_of, taps_of
 from torchmsaf.tasks.way import Way
 
+Decision: TypeAlias = Literal["product", "mean", "joint"]
 # arguments of methods that follow from the networks and the task
 _NO_OPTIONS = ("channels", "widths", "modalities", "out_features", "regression")
 
@@ -29,10 +30,10 @@ class FusedNetwork(nn.Module):
     """Networks of several modalities with one fusion method.
 
     An intermediate method stands after every stage that all networks have, counted from the last, or where ``points`` says
-    (:mod:`torchmsaf.tasks.points`); the networks' predictions are multiplied then (their logits summed, as in the paper), or
-    averaged in regression. A method with a branch of its own stands after the feature vectors too, and predicts from its
-    branch; one that reads several depths at once leaves all maps as they are. Each person of a network of several persons is
-    an input of its own to a fusion, which is absent where the data have fewer.
+    (:mod:`torchmsaf.tasks.points`); the networks' predictions are combined then, as ``decision`` says. A method with a
+    branch of its own stands after the feature vectors too, and predicts from its branch; one that reads several depths at
+    once leaves all maps as they are. Each person of a network of several persons is an input of its own to a fusion, which
+    is absent where the data have fewer.
 
     Args:
         networks: one network a modality, in order. Their parameters keep their names under ``networks.<modality>.``,
@@ -41,8 +42,10 @@ class FusedNetwork(nn.Module):
         outputs: K.
         options: arguments of the method; ``points`` of an intermediate one is where it stands.
         regression: predictions are values.
-        joint: an intermediate method without a branch predicts by one linear layer on all feature vectors, as the MSAF paper
-            does for sentiment. The networks then go without heads of their own.
+        decision: how an intermediate method without a branch predicts. ``product``: probabilities are multiplied, which is
+            to sum logits, as the MSAF paper does for emotions; ``mean``: logits are averaged, as it does for actions; in
+            regression both are the mean of the values. ``joint``: one linear layer on all feature vectors, as it does for
+            sentiment; the networks then go without heads of their own.
 
     Raises:
         FusionInputError: no such method, or options that it does not take; a method that does not fit the task; an
@@ -61,7 +64,7 @@ class FusedNetwork(nn.Module):
         outputs: int,
         options: Mapping[str, Any] | None = None,
         regression: bool = False,
-        joint: bool = False,
+        decision: Decision = "product",
     ) -> None:
         super().__init__()
         names = {name: module_name(name) for name in networks}
@@ -70,27 +73,13 @@ class FusedNetwork(nn.Module):
         self.networks = nn.ModuleDict({names[name]: network for name, network in networks.items()})
         self.stage = None if method is None else find_method(method).stage
         self.outputs = outputs
-        if not networks:
-            raise FusionInputError("no networks: one a modality is needed")
-        if method is None and len(networks) != 1:
-            raise FusionInputError(f"{len(networks)} networks need a fusion method")
-        if method is not None and regression and not find_method(method).regression:
-            able = ", ".join(one.name for one in METHODS.values() if one.regression)
-            raise FusionInputError(f"{method} is for classification; in regression use one of {able}")
         arguments = dict(options or {})
-        for option in _NO_OPTIONS:
-            if option in arguments:
-                raise FusionInputError(f"{method}: {option!r} is set by the comparison, from the networks and the task")
+        _check(networks, method, arguments, regression, decision)
         nets = list(networks.values())
         self.points = nn.ModuleList()
         self.places: tuple[Place, ...] = ()
         taps: list[dict[str, int]] | None = None
         if self.stage == "intermediate" and method is not None:
-            if bare := [name for name, net in networks.items() if len(net.stages) == 0]:
-                raise FusionInputError(
-                    f"{method}: it stands between stages, and the network of {', '.join(map(repr, bare))} has none; "
-                    "early and late methods need none"
-                )
             build = find_method(method).build
             if isinstance(build, type) and issubclass(build, TappedFusion):
                 taps = [channels_of_taps(net) for net in nets]
@@ -100,7 +89,7 @@ class FusedNetwork(nn.Module):
                 self.places = find_places(method, arguments.pop("points", None), networks)
             for place in self.places:
                 self.points.append(create_fusion(method, channels=channels_at(place, nets), **arguments))
-        self.joint = joint and self.stage == "intermediate" and taps is None
+        self.joint = decision == "joint" and self.stage == "intermediate" and taps is None
         self.has_branch = len(self.points) > 0 and isinstance(self.points[0], BranchFusion)
         if self.has_branch and method is not None:
             self.points.append(create_fusion(method, channels=[net.width for net in nets], **arguments))
@@ -118,8 +107,10 @@ class FusedNetwork(nn.Module):
             for net in nets:
                 if isinstance(net.head, nn.Module):
                     net.head = nn.Identity()
+        elif regression or decision == "mean":
+            decide = Averaging(len(nets), regression=regression, of="logits")
         else:
-            decide = (Averaging if regression else Multiplication)(len(nets), regression=regression)
+            decide = Multiplication(len(nets))
         self.decide = decide
 
     def forward(
@@ -234,6 +225,36 @@ class FusedNetwork(nn.Module):
         """The parameters that the fusion adds to the networks."""
         yield from self.points.parameters()
         yield from self.decide.parameters()
+
+
+def _check(
+    networks: Mapping[str, StagedNetwork],
+    method: str | None,
+    options: Mapping[str, Any],
+    regression: bool,
+    decision: Decision,
+) -> None:
+    """Raise FusionInputError where networks, method and task do not go together."""
+    if not networks:
+        raise FusionInputError("no networks: one a modality is needed")
+    if decision not in get_args(Decision):
+        raise FusionInputError(f"decision is {' or '.join(map(repr, get_args(Decision)))}, got {decision!r}")
+    if method is None:
+        if len(networks) != 1:
+            raise FusionInputError(f"{len(networks)} networks need a fusion method")
+        return
+    if regression and not find_method(method).regression:
+        able = ", ".join(one.name for one in METHODS.values() if one.regression)
+        raise FusionInputError(f"{method} is for classification; in regression use one of {able}")
+    for option in _NO_OPTIONS:
+        if option in options:
+            raise FusionInputError(f"{method}: {option!r} is set by the comparison, from the networks and the task")
+    bare = [name for name, net in networks.items() if len(net.stages) == 0]
+    if bare and find_method(method).stage == "intermediate":
+        raise FusionInputError(
+            f"{method}: it stands between stages, and the network of {', '.join(map(repr, bare))} has none; "
+            "early and late methods need none"
+        )
 
 
 def module_name(modality: str) -> str:

@@ -126,7 +126,7 @@ def _tap(method: str, word: str, name: str, net: StagedNetwork) -> Tap:
     if not person:
         return Tap(k)
     persons = persons_at(net, k)
-    if not person.isdecimal() or int(person) >= persons:
+    if person not in map(str, range(persons)):
         held = f"persons 0 to {persons - 1}" if persons else "no persons"
         raise FusionInputError(f"{method}: points: stage {stage!r} of the network of {name!r} has {held}, got {word!r}")
     return Tap(k, int(person))

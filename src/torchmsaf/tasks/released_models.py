@@ -47,9 +47,9 @@ def model_of(converted: Converted) -> tuple[dict[str, Tensor], ModelSpec]:
 
     Kinetics weights are for values of 0 to 255 less a mean, the authors' video networks for frames in BGR order. So that
     training can begin with them, their first layer is changed to take the normalized RGB values that networks of torchmsaf
-    get, and its batch norm shifted: away from the border of the frames its outputs are the same. I3D's weights for values of
-    -1 to 1, and networks of actions for BGR frames, are changed alike. Fused networks are left as they are; ``about`` says
-    that their frames are in BGR order, and ``torchmsaf predict`` gives those of emotions so.
+    get, and its batch norm shifted: its outputs are the same but at the border of the frames and in the first and last
+    ones. I3D's weights for values of -1 to 1, and networks of actions for BGR frames, are changed alike. Fused networks are
+    left as they are; ``about`` says that their frames are in BGR order, and ``torchmsaf predict`` gives them so.
 
     Args:
         converted: as :func:`torchmsaf.backbones.released.read_released` gives it.
@@ -118,7 +118,7 @@ def _sentiment_model(converted: Converted) -> tuple[dict[str, Tensor], ModelSpec
         options=MSAF,
         regression=True,
         about={**about, "parameters": {"alignment": "published", "steps": 50}},
-        joint=True,
+        decision="joint",
         kind="sentiment",
     )
     return state, spec
@@ -156,7 +156,9 @@ def _action_model(converted: Converted) -> tuple[dict[str, Tensor], ModelSpec]:
     else:
         outputs = FIRST_ACTIONS
         about |= _of_actions(kind, list(networks), "rgb" if method is None else "bgr")
-    return state, ModelSpec(networks=specs, method=method, outputs=outputs, options=options, about=about)
+    return state, ModelSpec(
+        networks=specs, method=method, outputs=outputs, options=options, about=about, decision="mean"
+    )
 
 
 def _of_actions(kind: str, modalities: Sequence[str], channel_order: str) -> dict[str, Any]:

@@ -77,14 +77,14 @@ class Way:
         return [rows & (self.lengths > k) for k in numbers]
 
     def _pooled(self, maps: Tensor, stage: int) -> Tensor:
-        """Averaged over positions, of several persons the largest: ``(B, C)``; absent ones do not count."""
+        """Of several persons the largest, averaged over positions: ``(B, C)``; absent ones do not count."""
         if persons_at(self.net, stage):
-            means = maps.flatten(2, -2).mean(2) if maps.dim() > 3 else maps  # (B, C, S)
             if self.lengths is None:
-                return means.amax(-1)
-            real = entry_mask(self.lengths, means)
-            largest = means.masked_fill(~real, -torch.inf).amax(-1)
-            return torch.where(self.lengths[:, None] > 0, largest, 0)
+                maps = maps.amax(-1)
+            else:
+                largest = maps.masked_fill(~entry_mask(self.lengths, maps), -torch.inf).amax(-1)
+                maps = torch.where(over_samples(self.lengths > 0, largest), largest, 0)
+            return maps.flatten(2).mean(2) if maps.dim() > 2 else maps
         if maps.dim() == 3 and self.lengths is not None:
             return masked_mean(maps.transpose(1, 2), step_mask(self.lengths, maps.shape[2]))
         return maps.flatten(2).mean(2) if maps.dim() > 2 else maps

@@ -62,16 +62,108 @@ def test_persons_and_frames_of_zeros_are_absent(tmp_path: Path) -> None:
     one["keypoint"][2, 2] = 0
     one["keypoint"][2, 4] = 0
     (pose,) = read(tmp_path, [one]).annotations
-    values, tracked = pose.to_array(mode="published")
+    values, tracked = pose.to_array()
     assert values.shape[3] == pose.persons == 2
-    assert tracked[:, 1].tolist() == [1, 1, 0, 1, 0]
+    (last,) = (place for place in range(2) if not tracked[:, place].all())
+    assert tracked[:, last].tolist() == [1, 1, 0, 1, 0]
     known = one["keypoint"][2].astype(np.float32)
-    np.testing.assert_allclose(values[:, 2, :, 1], (known[1] + known[3]).T / 2, atol=1e-6)
-    np.testing.assert_array_equal(values[:, 4, :, 1], known[3].T)
+    np.testing.assert_allclose(values[:, 2, :, last], (known[1] + known[3]).T / 2, atol=1e-6)
+    np.testing.assert_array_equal(values[:, 4, :, last], known[3].T)
     with pytest.raises(DataError, match="most is 0"):
         pose.to_array(0)
     with pytest.raises(DataError, match="mode is 'all'; 'motion' or 'published'"):
         pose.to_array(mode="all")  # type: ignore[arg-type]
+
+
+def test_the_published_way_is_the_first_two_persons_with_zeros_where_they_are_not(tmp_path: Path) -> None:
+    one = clip(persons=3, joints=17, axes=2, keypoint_score=np.full((3, 5, 17), 0.5, np.float32))
+    one["keypoint"][0] = 0
+    one["keypoint"][1, 1:3] = 0
+    (pose,) = read(tmp_path, [one]).annotations
+    values, tracked = pose.to_array(mode="published")
+    assert values.shape == (3, 5, 17, 2)
+    assert tracked.tolist() == [[0, 1], [0, 0], [0, 0], [0, 1], [0, 1]]
+    assert not values[..., 0].any()
+    assert not values[:, 1:3].any()
+    there = [0, 3, 4]
+    np.testing.assert_array_equal(values[:2, ..., 1][:, there], one["keypoint"][1, there].transpose(2, 0, 1))
+    assert (values[2, there, :, 1] == 0.5).all()
+
+
+def test_the_published_way_has_two_places_for_one_person_and_needs_one_of_the_first_two(tmp_path: Path) -> None:
+    alone, third = clip("a", persons=1), clip("b", persons=3)
+    third["keypoint"][:2] = 0
+    one, other = read(tmp_path, [alone, third]).annotations
+    values, tracked = one.to_array(mode="published")
+    assert (values.shape, tracked.shape) == ((3, 5, 25, 2), (5, 2))
+    assert tracked.any(axis=0).tolist() == [True, False]
+    assert not values[..., 1].any()
+    with pytest.raises(DataError, match="b: the first 2 persons are zero in all frames"):
+        other.to_array(mode="published")
+
+
+def in_the_image(shape: Any = (100, 200), name: str = ID, **more: Any) -> dict[str, Any]:
+    """Two persons in the corners and the middle of an image; the second is in the first two frames alone."""
+    keypoint = np.tile(np.array([[0, 100], [200, 0], [100, 50], [150, 75]], np.float16), (2, 4, 1, 1))
+    keypoint[1, 2:] = 0
+    keypoint[0, 1, 3] = 0  # a joint that nobody saw
+    return {"frame_dir": name, "keypoint": keypoint, **({} if shape is None else {"img_shape": shape}), **more}
+
+
+@pytest.mark.parametrize("shape", [(100, 200), [100, 200], np.array([100, 200])])
+def test_joints_in_the_image_are_brought_to_its_size(tmp_path: Path, shape: Any) -> None:
+    score = np.full((2, 4, 4), 0.25, np.float32)
+    (pose,) = read(tmp_path, [in_the_image(shape, keypoint_score=score)]).annotations
+    whole = [[-1, 1], [1, -1], [0, 0], [0.5, 0.5]]
+    values, tracked = pose.to_array()
+    assert values[:2, 0, :, 0].T.tolist() == whole
+    assert values[:2, 1, :, 0].T.tolist() == [*whole[:3], [0, 0]]
+    assert (values[2] == 0.25).all()
+    # who is absent is not in the corner of the image: the gap is filled, or stays zero
+    assert tracked.tolist() == [[1, 1], [1, 1], [1, 0], [1, 0]]
+    assert values[:2, 3, :, 1].T.tolist() == whole
+    published, _ = pose.to_array(mode="published")
+    assert published[:2, 1, :, 1].T.tolist() == whole
+    assert not published[:, 2:, :, 1].any()
+    assert pose.layout == {"joints": 4, "coordinates": 2, "score": True, "scaled": True}
+
+
+def test_joints_in_the_image_are_all_scaled_or_all_in_pixels(tmp_path: Path) -> None:
+    file = read(tmp_path, [in_the_image(None, "a"), in_the_image(None, "b")])
+    assert [pose.layout.get("scaled") for pose in file.annotations] == [None, None]
+    assert file.annotations[0].to_array()[0][:2, 0, :, 0].T.tolist() == [[0, 100], [200, 0], [100, 50], [150, 75]]
+    file = read(tmp_path, [in_the_image(None, "a"), in_the_image(name="b")])
+    assert [pose.id for pose in file.annotations] == ["b"]
+    assert [(one.name, one.reason) for one in file.refused] == [
+        ("a", "has no img_shape, and other annotations have one; it is not clear how large its image is")
+    ]
+
+
+def test_joints_in_metres_have_no_image(tmp_path: Path) -> None:
+    three = [clip("a", img_shape=(100, 200)), clip("b")]
+    file = read(tmp_path, three)
+    assert [pose.layout for pose in file.annotations] == [{"joints": 25, "coordinates": 3, "score": False}] * 2
+    np.testing.assert_array_equal(
+        file.annotations[0].to_array(mode="published")[0], three[0]["keypoint"].transpose(3, 1, 2, 0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ((100,), "img_shape is 100; height and width are needed, whole numbers from 2 to 65536"),
+        ((0, 200), "img_shape is 0, 200; height"),
+        ((100, 10**39), f"img_shape is 100, {10**39}; height"),
+        ((100.5, 200), "img_shape is 100.5, 200; height"),
+        ((100, 200, 3), "img_shape is 100, 200, 3; height"),
+        ("100 x 200", "img_shape is '100 x 200'; height"),
+        (np.array(7), "img_shape is a ndarray; height"),
+        ((), "img_shape is a tuple; height"),
+    ],
+)
+def test_a_wrong_size_of_the_image_is_refused(tmp_path: Path, shape: Any, words: str) -> None:
+    (refusal,) = read(tmp_path, [in_the_image(shape)]).refused
+    assert refusal.reason.startswith(words)
 
 
 def test_who_moves_most_is_first_whatever_the_score_does(tmp_path: Path) -> None:

@@ -62,9 +62,35 @@ def test_frames_reach_from_the_first_to_the_last_and_never_beyond(total: int, co
         assert np.abs(np.array(found) - np.linspace(0, total - 1, count)).max() <= 0.5 + 1e-9
 
 
-@pytest.mark.parametrize("total", [24, 71, 103, 300])
-def test_the_published_frames_are_those_of_the_authors_loader(total: int) -> None:
-    assert published(total) == np.linspace(0, total, 24).astype(int).tolist()
+def test_the_published_frames_are_those_of_the_authors_loader() -> None:
+    """It goes through the clip, puts each frame that is asked for into the next place, and leaves the others black."""
+    for total in range(1, 401):
+        taken = np.linspace(0, total, 24).astype(int)
+        there = [frame for frame in range(total) if frame in taken]
+        assert published(total) == there + [total] * (24 - len(there))
+        if total >= 23:
+            assert published(total) == taken.tolist()
+
+
+@pytest.mark.parametrize("count", [2, 3, 8, 33])
+@pytest.mark.parametrize("total", [1, 2, 7, 31, 32, 100])
+def test_the_published_frames_of_any_count_are_each_there_once_before_the_black_ones(total: int, count: int) -> None:
+    found = published(total, count)
+    there = [frame for frame in found if frame < total]
+    assert len(found) == count
+    assert there == sorted(set(there))
+    assert found == there + [total] * (count - len(there))
+    assert len(there) == min(total, count - 1)
+
+
+def test_a_short_clip_has_each_frame_once_in_the_published_way() -> None:
+    assert published(23) == list(range(24))
+    assert published(3) == [0, 1, 2] + [3] * 21
+    assert published(5, 1) == [0]
+    clip = read_square(io.BytesIO(film(3)), "clip", published, 16)
+    whole = read_square(io.BytesIO(film(3)), "clip", every, 16)
+    assert (clip.frames[:, :3] == whole.frames).all()
+    assert not clip.frames[:, 3:].any()
 
 
 @pytest.mark.parametrize("rule", [inside, published])

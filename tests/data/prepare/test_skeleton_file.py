@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from torchmsaf.data.prepare.actions import skeleton_file
+from torchmsaf.data.prepare.actions.bodies import to_array
 from torchmsaf.data.prepare.actions.skeleton_file import BODY_VALUES, JOINT_VALUES, SkeletonFile, read_skeleton
 from torchmsaf.errors import DataError
 
@@ -147,13 +149,58 @@ def test_any_cut_is_an_error_or_harmless() -> None:
 
 def test_what_is_too_large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(skeleton_file, "MOST_CELLS", 5)
-    with pytest.raises(DataError, match="3 bodies in 4 frames; 5 is the most for their product; get the file again"):
+    with pytest.raises(
+        DataError, match=r"3 bodies in 4 frames; 5 is the most for their product; .*: get the file again"
+    ):
         read_skeleton(write(FRAMES))
+    monkeypatch.setattr(skeleton_file, "MOST_FRAMES", 3)
+    with pytest.raises(DataError, match=r"a\.skeleton: 4 frames; 3 are the most; .*: get the file again"):
+        read_skeleton(write(FRAMES), name="a.skeleton")
+    with pytest.raises(DataError, match="more than 139 lines"):
+        read_skeleton(b"1\n" + b"\n" * 139)
+    assert read_skeleton(b"1\n0\n" + b"\n" * 137).frames == 1
     monkeypatch.setattr(skeleton_file, "MOST_BYTES", 100)
     path = tmp_path / "a.skeleton"
     path.write_bytes(write(FRAMES))
     with pytest.raises(DataError, match=r"a\.skeleton has more than 100 bytes"):
         read_skeleton(path)
+
+
+def peak(data: bytes) -> int:
+    """Bytes that reading takes at most."""
+    tracemalloc.start()
+    try:
+        to_array(read_skeleton(data), 2)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_small_file_does_not_fill_the_memory() -> None:
+    """One body in the first of many frames: 43 kB that would become any number of arrays."""
+    lines = write([{FIRST: values(0)}], "\n").split(b"\n", 1)[1]
+    assert peak(b"20000\n" + lines + b"0\n" * 19_999) < 2 * 10**8
+    with pytest.raises(DataError, match="1000000 frames; 20000 are the most"):
+        read_skeleton(b"1000000\n" + lines + b"0\n" * 999_999)
+    many = [{FIRST + body: values(0)} for body in range(21)]
+    with pytest.raises(DataError, match="21 bodies in 1000 frames; 20000 is the most for their product"):
+        read_skeleton(b"1000\n" + write(many, "\n").split(b"\n", 1)[1] + b"0\n" * 979)
+
+
+def test_a_clip_that_is_long_by_far_is_read_whole() -> None:
+    """900 frames are the longest that is known, by a wide margin; the numbers are read in more than one piece."""
+    frames = [{FIRST: values(frame % 3), SECOND: values(3)} for frame in range(900)]
+    file = read_skeleton(write(frames))
+    for frame in (0, 450, 898, 899):
+        np.testing.assert_array_equal(file.bodies[0].xyz[frame], values(frame % 3)[:, :3])
+        np.testing.assert_array_equal(file.bodies[1].xyz[frame], values(3)[:, :3])
+
+
+def test_a_wrong_number_far_behind_is_named_by_its_line() -> None:
+    lines = write([{FIRST: values(0)}] * 300, "\n").split(b"\n")
+    lines[8000] = b"1 2 3 4 5 6 7 8 9 10 11 x"
+    with pytest.raises(DataError, match="line 8001: 12 numbers of a joint are needed; '1 2 3 4 5 6 7 8 9 10 11 x'"):
+        read_skeleton(b"\n".join(lines))
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -193,8 +193,10 @@ def test_it_takes_a_skeleton_whatever_else_is_there() -> None:
         ({"skeleton": SHAPE}, {"persons": 0}, "persons: expected an integer of at least 1"),
         ({"skeleton": SHAPE}, {"network": "vgg"}, "network is 'small' or 'vgg19', got 'vgg'"),
         ({"skeleton": SHAPE}, {"widths": (4, 4)}, "widths are those of four layers"),
-        ({"skeleton": SHAPE}, {"bones": [[0, 25]]}, "bones are pairs of joints from 0 to 24"),
-        ({"skeleton": SHAPE}, {"bones": [3]}, "bones are pairs of joints"),
+        ({"skeleton": SHAPE}, {"bones": [[0, 25]]}, "bones are pairs of two joints from 0 to 24"),
+        ({"skeleton": SHAPE}, {"bones": [3]}, "bones are pairs of two joints"),
+        ({"skeleton": SHAPE}, {"bones": 5}, "bones are pairs of two joints"),
+        ({"skeleton": SHAPE}, {"bones": [[1, 0], [2, 2]]}, "bones are pairs of two joints"),
         ({"skeleton": SHAPE}, {"bones": [[0, 1], [2, 3]]}, "no way leads from joint 1 to joint 2"),
     ],
 )

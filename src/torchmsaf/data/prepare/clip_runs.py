@@ -89,7 +89,14 @@ def or_refusal(read: Callable[[], T], at: Callable[[], tuple[str, str]]) -> T | 
         return Refusal(*at(), f"{type(error).__name__}: {error}")
 
 
-def check_refusals(raw: str | Path, refused: Sequence[Refusal], usable: int, strict: bool) -> None:
+def told_refusals(refused: Sequence[Refusal]) -> str:
+    """What is refused, each on a line of its own, ``MOST_LINES`` of them; nothing where there is none."""
+    lines = "".join(f"\n  {refusal}" for refusal in refused[:MOST_LINES])
+    more = len(refused) - MOST_LINES
+    return f"{lines}\n  and {more} more" if more > 0 else lines
+
+
+def check_refusals(raw: str | Path, refused: Sequence[Refusal], usable: int, strict: bool, set_aside: str = "") -> None:
     """Nothing could be prepared, or refusals are errors.
 
     Args:
@@ -97,15 +104,15 @@ def check_refusals(raw: str | Path, refused: Sequence[Refusal], usable: int, str
         refused: of this run.
         usable: clips that are prepared.
         strict: whether one refusal is an error.
+        set_aside: what is left alone, in words.
 
     Raises:
         DataError: so it is.
     """
-    lines = "".join(f"\n  {refusal}" for refusal in refused[:MOST_LINES])
-    if len(refused) > MOST_LINES:
-        lines += f"\n  and {len(refused) - MOST_LINES} more"
+    lines = told_refusals(refused)
     if not usable:
-        raise DataError(f"{raw}: not one clip could be prepared; refused are{lines or ' none'}")
+        alone = f"left alone are {set_aside}; " if set_aside else ""
+        raise DataError(f"{raw}: not one clip could be prepared; {alone}refused are{lines or ' none'}")
     if strict and refused:
         raise DataError(
             f"{raw}: {counted(len(refused), 'file')} {'is' if len(refused) == 1 else 'are'} refused, so the index is not "

@@ -143,6 +143,20 @@ def find_files(root: Path) -> tuple[list[RawFile], list[Refusal]]:
     return files, sorted(refused, key=lambda refusal: natural_key(refusal.where))
 
 
+def one_file(path: Path) -> RawFile:
+    """A file that somebody names; it lies where they say.
+
+    Raises:
+        DataError: it is not there, or is no file.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file")
+    (found,) = _file(path, _shown(str(path)), open_archives=False)
+    if isinstance(found, Refusal):
+        raise DataError(str(found))
+    return found
+
+
 def _in_folder(root: Path) -> Iterator[RawFile | Refusal]:
     failed: list[OSError] = []
     seen: set[Path] = set()
@@ -159,7 +173,7 @@ def _in_folder(root: Path) -> Iterator[RawFile | Refusal]:
         yield Refusal(_shown(closed.name), _shown(str(closed)), f"the folder cannot be read: {_why(error)}")
 
 
-def _file(path: Path, where: str) -> Iterator[RawFile | Refusal]:
+def _file(path: Path, where: str, *, open_archives: bool = True) -> Iterator[RawFile | Refusal]:
     name = _shown(path.name)
     try:
         status = path.stat()
@@ -168,7 +182,7 @@ def _file(path: Path, where: str) -> Iterator[RawFile | Refusal]:
         return
     if not stat.S_ISREG(status.st_mode):
         yield Refusal(name, where, "is no regular file")
-    elif path.suffix.lower() == ".zip":
+    elif open_archives and path.suffix.lower() == ".zip":
         yield from _in_archive(path, where)
     else:
         yield RawFile(name, where, status.st_size, f"{status.st_size} bytes of {status.st_mtime_ns}", path)

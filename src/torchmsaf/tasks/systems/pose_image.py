@@ -195,10 +195,12 @@ def tour(bones: Sequence[Sequence[int]], joints: int) -> tuple[int, ...]:
     Raises:
         FusionInputError: no pairs of joints below V; joints that cannot be reached.
     """
-    pairs = [tuple(bone) if isinstance(bone, list | tuple) else () for bone in bones]
-    if not pairs or not all(len(p) == 2 and all(is_integer(j) and 0 <= j < joints for j in p) for p in pairs):
+    given = bones if isinstance(bones, list | tuple) else ()
+    pairs = [tuple(bone) if isinstance(bone, list | tuple) else () for bone in given]
+    good = [len(p) == 2 and all(is_integer(j) and 0 <= j < joints for j in p) and p[0] != p[1] for p in pairs]
+    if not good or not all(good):
         raise FusionInputError(
-            f"bones are pairs of joints from 0 to {joints - 1}, such as ((1, 0), (2, 1)), got {bones!r}"
+            f"bones are pairs of two joints from 0 to {joints - 1}, such as ((1, 0), (2, 1)), got {bones!r}"
         )
     beside: dict[int, list[int]] = {}
     for a, b in pairs:

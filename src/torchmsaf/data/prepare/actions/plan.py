@@ -13,6 +13,7 @@ from torchmsaf.data.counted import counted
 from torchmsaf.data.natural_order import natural_sorted
 from torchmsaf.data.ntu import NtuName
 from torchmsaf.data.prepare.actions.missing import PATTERN, read_missing
+from torchmsaf.data.prepare.clip_runs import told_refusals
 from torchmsaf.data.prepare.raw import RawFile, Refusal, find_files
 from torchmsaf.errors import DataError
 
@@ -113,9 +114,10 @@ def plan_ntu(
     }
     for modality, some in once.items():
         if not some and not set_aside[LISTED] and not any(_is(refusal.name, modality) for refusal in refused):
-            kinds = told_aside(set_aside)
-            places = ", ".join(map(str, raw))
-            raise DataError(f"{places} holds none of the {_NEEDED[modality]}; found: {kinds or 'nothing of use'}")
+            kinds = told_aside(set_aside + Counter({_PLURAL[one]: len(held) for one, held in once.items()}))
+            lines = f"; refused are{told_refusals(refused)}" if refused else ""
+            said = f"none of the {_NEEDED[modality]}; found: {kinds or 'nothing of use'}{lines}"
+            raise DataError(f"{', '.join(map(str, raw))} holds {said}")
     clips = _pairs(once, others, refused, set_aside)
     return NtuPlan(clips, {kind: count for kind, count in set_aside.items() if count}, tuple(refused), listed)
 

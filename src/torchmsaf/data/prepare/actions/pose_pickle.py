@@ -2,7 +2,8 @@
 
 The layout, by PYSKL's ``tools/data/README.md``: a dict of ``split`` (name: list of ids) and ``annotations``, a list of dicts
 with ``frame_dir`` (the id), ``total_frames`` (T), ``label``, ``keypoint`` (M, T, V, C) for M persons and V joints, and
-``keypoint_score`` (M, T, V) beside joints in the image. A list of annotations alone is read too.
+``keypoint_score`` (M, T, V) and ``img_shape`` (height, width) beside joints in the image. A list of annotations alone is
+read too.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchmsaf.data.counted import counted
-from torchmsaf.data.prepare.actions.bodies import energy, fill_gaps
+from torchmsaf.data.prepare.actions.bodies import PUBLISHED_BODIES, energy, fill_gaps
 from torchmsaf.data.prepare.pickles import read_pickle
 from torchmsaf.data.prepare.raw import Refusal
 from torchmsaf.errors import DataError
 
 _SHOWN = 80  # characters of an id in a message
+_MOST_SIDE = 2**16  # pixels of an image
 _AXES = "(persons, frames, joints, coordinates)"
 
 
@@ -35,12 +37,14 @@ class Pose:
         label: the class, from 0; None = the file has none.
         keypoint: (M, T, V, C), as in the file, in its number type: metres in 3-D, pixels in 2-D.
         score: (M, T, V); None = the file has none.
+        img_shape: height and width of the image in pixels, of 2-D joints alone; None = the file has none.
     """
 
     id: str
     label: int | None
     keypoint: NDArray[Any]
     score: NDArray[Any] | None = None
+    img_shape: tuple[int, int] | None = None
 
     @property
     def frames(self) -> int:
@@ -49,9 +53,13 @@ class Pose:
 
     @property
     def layout(self) -> dict[str, Any]:
-        """``joints``, ``coordinates`` of each, and whether there is a ``score`` beside them, as plain JSON values."""
+        """``joints``, ``coordinates`` of each, and whether there is a ``score`` beside them, as plain JSON values.
+
+        Where :meth:`to_array` scales the coordinates, ``scaled`` is there too; values in the file's unit have no such key.
+        """
         _, _, joints, coordinates = self.keypoint.shape
-        return {"joints": joints, "coordinates": coordinates, "score": self.score is not None}
+        told: dict[str, Any] = {"joints": joints, "coordinates": coordinates, "score": self.score is not None}
+        return told if self.img_shape is None else {**told, "scaled": True}
 
     @property
     def persons(self) -> int:
@@ -66,40 +74,69 @@ class Pose:
         A person whose coordinates are zero in all frames is not there; where they are zero in some frames, the person is
         not tracked there, and the coordinates are interpolated as those of a skeleton file. Scores stay as they are.
 
+        With an ``img_shape`` x and y are brought to -1…1, from the left and the top of the image to the right and the
+        bottom, as PYSKL's ``PreNormalize2D`` does (github.com/kennymckormick/pyskl,
+        ``pyskl/datasets/pipelines/pose_related.py``). A joint that is zero in the file is absent, and stays zero.
+
         Args:
             most: only so many persons; None = all.
-            mode: ``"motion"``: who moves most by :func:`~torchmsaf.data.prepare.actions.bodies.energy` of the coordinates,
-                without the score, is first, equal ones as in the file; ``"published"``: in the order of the file.
+            mode: ``"motion"``: who moves most by :func:`~torchmsaf.data.prepare.actions.bodies.energy` of the coordinates
+                in the file, without the score, is first, equal ones as in the file; ``"published"``: always the first two
+                of the file, each at its place, there or not; no interpolation, and where a person is not tracked all is
+                zero, the score too.
 
         Returns:
             Values (C, T, V, M) float32, with a score (C + 1, T, V, M); and which frames each person is tracked in,
             (T, M) uint8, 1 or 0. M is at least 1.
 
         Raises:
-            DataError: no person is there, or an argument is out of its range.
+            DataError: no person is there, of those that are taken, or an argument is out of its range.
         """
         if most is not None and most < 1:
             raise DataError(f"most is {most}; 1 or more persons are needed")
         if mode not in ("motion", "published"):
             raise DataError(f"mode is {mode!r}; 'motion' or 'published' is needed")
         tracked = self._tracked()
+        if mode == "published":
+            return self._published(tracked[:PUBLISHED_BODIES])
         persons = np.flatnonzero(tracked.any(axis=1)).tolist()
-        if mode == "motion":
-            persons.sort(key=lambda person: energy(self.keypoint[person], tracked[person]), reverse=True)
+        persons.sort(key=lambda person: energy(self.keypoint[person], tracked[person]), reverse=True)
         persons = persons[:most]
         if not persons:
             raise DataError(f"{self.id}: all coordinates are zero; leave this clip out")
-        values = np.stack([self._person(index, tracked[index]) for index in persons], axis=-1)  # (T, V, C, M)
+        filled = []
+        for person in persons:
+            coordinates, *score = self._values(person)
+            filled.append(np.concatenate([fill_gaps(coordinates, tracked[person]), *score], axis=-1))
+        values = np.stack(filled, axis=-1)  # (T, V, C, M)
         return np.ascontiguousarray(values.transpose(2, 0, 1, 3)), tracked[persons].T.astype(np.uint8)
 
     def _tracked(self) -> NDArray[np.bool_]:
         return np.asarray((self.keypoint != 0).any(axis=(2, 3)))
 
-    def _person(self, index: int, tracked: NDArray[np.bool_]) -> NDArray[np.float32]:
-        values = fill_gaps(self.keypoint[index].astype(np.float32), tracked)
+    def _published(self, tracked: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        if not tracked.any():
+            said = f"the first {PUBLISHED_BODIES} persons are zero in all frames; leave this clip out"
+            raise DataError(f"{self.id}: {said}")
+        _, frames, joints, coordinates = self.keypoint.shape
+        channels = coordinates + (self.score is not None)
+        values = np.zeros((channels, frames, joints, PUBLISHED_BODIES), np.float32)
+        there = np.zeros((frames, PUBLISHED_BODIES), np.uint8)
+        for person, known in enumerate(tracked):
+            whole = np.concatenate(self._values(person), axis=-1)  # (T, V, C)
+            values[..., person][:, known] = whole[known].transpose(2, 0, 1)
+            there[:, person] = known
+        return values, there
+
+    def _values(self, person: int) -> list[NDArray[np.float32]]:
+        """Coordinates (T, V, C), and the score (T, V, 1) where there is one."""
+        values = self.keypoint[person].astype(np.float32)
+        if self.img_shape is not None:
+            half = np.array(self.img_shape[::-1], np.float32) / 2
+            values = np.where((values != 0).any(axis=-1, keepdims=True), (values - half) / half, np.float32(0))
         if self.score is None:
-            return values
-        return np.concatenate([values, self.score[index, ..., None].astype(np.float32)], axis=-1)
+            return [values]
+        return [values, self.score[person, ..., None].astype(np.float32)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +164,8 @@ def read_poses(path: str | Path) -> PoseFile:
 
     Returns:
         The clips. One whose arrays are missing, ragged, not finite, without a person or of another shape than it says,
-        whose label is no whole number from 0, or whose id comes twice is refused by its id.
+        whose label is no whole number from 0, or whose id comes twice is refused by its id; so is one of 2-D joints whose
+        ``img_shape`` is wrong, or missing where other annotations have one.
 
     Raises:
         DataError: the file cannot be read, wants something run, or has another layout.
@@ -142,6 +180,7 @@ def read_poses(path: str | Path) -> PoseFile:
             "annotations"
         )
     times = Counter(_id(entry, place) for place, entry in enumerate(entries))
+    sized = any(isinstance(entry, dict) and entry.get("img_shape") is not None for entry in entries)
     poses: list[Pose] = []
     refused: list[Refusal] = []
     for place, entry in enumerate(entries):
@@ -149,7 +188,7 @@ def read_poses(path: str | Path) -> PoseFile:
         try:
             if times[name] > 1:
                 raise ValueError(f"is in the file {times[name]} times; it is not clear which one is meant")
-            poses.append(_pose(entry, name))
+            poses.append(_pose(entry, name, sized))
         except ValueError as error:
             shown = name if name.isprintable() else name.encode("unicode_escape").decode()
             refused.append(Refusal(shown[:_SHOWN], f"{path.name}: {shown[:_SHOWN]}", str(error)))
@@ -161,7 +200,7 @@ def _id(entry: Any, place: int) -> str:
     return str(name) if isinstance(name, str) and name else f"annotation {place + 1}"
 
 
-def _pose(entry: Any, name: str) -> Pose:
+def _pose(entry: Any, name: str, sized: bool) -> Pose:
     if not isinstance(entry, dict) or not isinstance(entry.get("frame_dir"), str) or not entry["frame_dir"]:
         raise ValueError("has no frame_dir, the clip's id")
     keypoint = _finite(entry.get("keypoint"), "keypoint")
@@ -184,7 +223,20 @@ def _pose(entry: Any, name: str) -> Pose:
     label = entry.get("label")
     if label is not None and (not _whole(label) or label < 0):
         raise ValueError(f"the label is {_shown(label)}; a whole number from 0 is needed")
-    return Pose(name, None if label is None else int(label), keypoint, score)
+    img_shape = _img_shape(entry.get("img_shape"), sized) if keypoint.shape[3] == 2 else None
+    return Pose(name, None if label is None else int(label), keypoint, score, img_shape)
+
+
+def _img_shape(value: Any, sized: bool) -> tuple[int, int] | None:
+    if value is None:
+        if sized:
+            raise ValueError("has no img_shape, and other annotations have one; it is not clear how large its image is")
+        return None
+    sides = list(value) if isinstance(value, tuple | list) or getattr(value, "ndim", 0) == 1 else []
+    if len(sides) != 2 or not all(_whole(side) and 2 <= side <= _MOST_SIDE for side in sides):
+        told = ", ".join(map(_shown, sides[:4])) or _shown(value)
+        raise ValueError(f"img_shape is {told}; height and width are needed, whole numbers from 2 to {_MOST_SIDE}")
+    return int(sides[0]), int(sides[1])
 
 
 def _whole(value: Any) -> bool:

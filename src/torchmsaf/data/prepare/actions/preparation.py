@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,12 +17,12 @@ from torchmsaf.data.counted import counted
 from torchmsaf.data.natural_order import natural_key
 from torchmsaf.data.ntu import MADE_UP, MADE_UP_BODIES, NtuName
 from torchmsaf.data.prepare.actions.bodies import PUBLISHED_BODIES, to_array
-from torchmsaf.data.prepare.actions.plan import MODALITIES, RGB, SKELETON
+from torchmsaf.data.prepare.actions.plan import MODALITIES, RGB, SKELETON, told_aside
 from torchmsaf.data.prepare.actions.rgb import PUBLISHED_FRAMES, SAMPLING, read_square
-from torchmsaf.data.prepare.actions.skeleton_file import read_skeleton
+from torchmsaf.data.prepare.actions.skeleton_file import check_size, read_skeleton
 from torchmsaf.data.prepare.actions.sources import Sources, plan_sources, read_posed
 from torchmsaf.data.prepare.clip_runs import Report, check_refusals, or_refusal, run_clips
-from torchmsaf.data.prepare.raw import Refusal
+from torchmsaf.data.prepare.raw import RawFile, Refusal
 from torchmsaf.data.prepared_writer import PreparedWriter
 from torchmsaf.data.side_by_side import run_tasks
 from torchmsaf.errors import DataError, require
@@ -95,8 +95,12 @@ class NtuSettings:
         if RGB in self.modalities:
             chosen |= {"sampling": self.sampling, "frames": self.frames, "size": self.size}
             chosen |= {"channel_order": self.channel_order}
+            if self.sampling == "published":
+                chosen["short_clips"] = "black"
         if SKELETON in self.modalities:
             chosen |= {"bodies": self.bodies, "skeletons": skeletons, **(layout or {})}
+            if skeletons == "poses" and self.bodies == "published":
+                chosen["gaps"] = "zeros"
         return chosen
 
 
@@ -148,7 +152,7 @@ def prepare_ntu(
     run_tasks(_prepare, (), jobs)  # says what is wrong with jobs before a folder is made
     where = ", ".join(map(str, roots))
     if not tasks:
-        check_refusals(where, plan_refused, 0, strict)
+        check_refusals(where, plan_refused, 0, strict, told_aside(set_aside))
     writer = PreparedWriter(
         out, SET_NAME, settings.parameters() if posed is None else settings.parameters("poses", posed.layout)
     )
@@ -158,7 +162,7 @@ def prepare_ntu(
     failed = run_clips(_prepare, to_do, jobs, already, told)
     refused = sorted([*plan_refused, *failed], key=lambda one: natural_key(one.where))
     prepared = len(to_do) - len(failed)
-    check_refusals(where, refused, prepared + already, strict)
+    check_refusals(where, refused, prepared + already, strict, told_aside(set_aside))
     good = {clip.name.stem for clip in tasks} - {_stem(one.name) for one in failed}
     # a clip that is refused or listed now may be there from an earlier run
     ids = writer.stamps().keys() - ({_stem(one.name) for one in refused} - good) - listed
@@ -202,35 +206,54 @@ def _prepare(task: _Task) -> Refusal | None:
 
 
 def _read_skeleton(sources: Sources, settings: NtuSettings) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    most = BODIES[settings.bodies]
-    mode: Literal["motion", "published"] = "published" if settings.bodies == "published" else "motion"
-    if sources.pose is not None:
-        xyz, tracked = sources.pose.to_array(most, mode=mode)
-        facts: dict[str, Any] = {"persons": sources.pose.persons, "made_up": False}
-        if settings.bodies == "published":
-            absent = PUBLISHED_BODIES - xyz.shape[-1]
-            xyz, tracked = np.pad(xyz, [(0, 0)] * 3 + [(0, absent)]), np.pad(tracked, [(0, 0), (0, absent)])
-    else:
-        raw = sources.clip.files[SKELETON]
-        with raw.open() as opened:
-            file = read_skeleton(opened.read(), name=raw.name)
-        xyz, tracked = to_array(file, most, mode=mode)
-        facts = {
-            "persons": sum(bool(body.tracked.any()) for body in file.bodies),
-            "farthest": float(np.abs(xyz).max()),
-            "made_up": any(body.id in MADE_UP_BODIES for body in file.bodies),
-        }
-    return {"skeleton": xyz, "tracked": tracked}, {**facts, "steps": xyz.shape[1]}
+    if sources.pose is None:
+        return read_bodies(sources.clip.files[SKELETON], settings)
+    xyz, tracked = sources.pose.to_array(BODIES[settings.bodies], mode=_mode(settings))
+    facts = {"persons": sources.pose.persons, "made_up": False, "steps": xyz.shape[1]}
+    return {"skeleton": xyz, "tracked": tracked}, facts
 
 
 def _read_rgb(sources: Sources, settings: NtuSettings) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    raw = sources.clip.files[RGB]
+    return read_frames(sources.clip.files[RGB], settings, CODECS)
+
+
+def read_bodies(raw: RawFile, settings: NtuSettings) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """The arrays of a skeleton file, as :func:`prepare_ntu` writes them, and what is to be said of it.
+
+    Raises:
+        DataError: it is damaged, or has no body.
+    """
+    check_size(raw.size, raw.name)
+    with raw.open() as opened:
+        file = read_skeleton(opened.read(), name=raw.name)
+    xyz, tracked = to_array(file, BODIES[settings.bodies], mode=_mode(settings))
+    return {"skeleton": xyz, "tracked": tracked}, {
+        "persons": sum(bool(body.tracked.any()) for body in file.bodies),
+        "farthest": float(np.abs(xyz).max()),
+        "made_up": any(body.id in MADE_UP_BODIES for body in file.bodies),
+        "steps": xyz.shape[1],
+    }
+
+
+def read_frames(
+    raw: RawFile, settings: NtuSettings, codecs: Collection[str] | None = None
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """The frames of a video, as :func:`prepare_ntu` writes them, and what is to be said of it.
+
+    Raises:
+        DataError: as :func:`~torchmsaf.data.prepare.actions.rgb.read_square`.
+        MissingDependencyError: PyAV is not installed.
+    """
     choose = functools.partial(_choose, settings)
     with raw.open() as opened:
-        clip = read_square(opened, raw.name, choose, settings.size, codecs=CODECS)
+        clip = read_square(opened, raw.name, choose, settings.size, codecs=codecs)
     frames = clip.frames if settings.channel_order == "rgb" else np.ascontiguousarray(clip.frames[::-1])
     facts = {"frames": clip.total, "frame_rate": clip.rate, "codec": clip.codec}
     return {"rgb": frames}, {**facts, "made_up": clip.comment.startswith(MADE_UP)}
+
+
+def _mode(settings: NtuSettings) -> Literal["motion", "published"]:
+    return "published" if settings.bodies == "published" else "motion"
 
 
 def _choose(settings: NtuSettings, total: int) -> list[int]:

@@ -66,15 +66,23 @@ def inside(total: int, count: int) -> list[int]:
 
 
 def published(total: int, count: int = PUBLISHED_FRAMES) -> list[int]:
-    """Frames as the code published with MSAF asks for them: ``count`` numbers from 0 to ``total`` itself, rounded down.
+    """Frames as the code published with MSAF reads them: of ``count`` numbers from 0 to ``total`` itself, rounded down.
 
-    There is no frame ``total``: the last picture of each of its clips stays black.
+    Each number that the clip has is taken once; ``total`` stands for a black picture in the places that are left. There is
+    no frame ``total``, so the last picture of each of its clips is black; a clip of fewer than ``count - 1`` frames comes
+    whole, with black pictures behind.
+
+    Returns:
+        ``count`` numbers, in rising order.
 
     Raises:
         DataError: the clip has no frame, or ``count`` is not positive.
     """
     _check(total, count)
-    return [i * total // (count - 1) for i in range(count)] if count > 1 else [0]
+    if count == 1:
+        return [0]
+    there = sorted({i * total // (count - 1) for i in range(count - 1)})
+    return there + [total] * (count - len(there))
 
 
 def _check(total: int, count: int) -> None:

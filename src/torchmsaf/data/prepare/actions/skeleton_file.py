@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from torchmsaf.data.counted import counted
 from torchmsaf.data.ntu import JOINTS
 from torchmsaf.errors import DataError
 
@@ -28,8 +29,11 @@ BODY_VALUES = (
     "clipped edges", "left hand confidence", "left hand state", "right hand confidence", "right hand state", "restricted",
     "lean x", "lean y", "tracking state",
 )  # fmt: skip
-MOST_BYTES = 2**27
-MOST_CELLS = 10**6  # bodies times frames; each makes 25 joints
+# far beyond the data set's clips, of some hundred frames and a few bodies
+MOST_BYTES = 2**26
+MOST_FRAMES = 20_000
+MOST_CELLS = 20_000  # bodies times frames; each makes 25 joints
+_TOGETHER = 2**12  # lines whose numbers are read at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +85,17 @@ def read_skeleton(data: bytes | str | Path, *, name: str | None = None, full: bo
         The bodies with their positions. float32 keeps the seven digits that the files have.
 
     Raises:
-        DataError: the file cannot be read, or a line is not as it should be; the message has its number.
+        DataError: the file cannot be read, or has more bytes, frames or bodies than a clip; or a line is not as it should
+            be, and the message has its number.
     """
     name = name or (Path(data).name if isinstance(data, str | Path) else "the skeleton file")
-    reader = _Reader(name, _bytes(data, name).split(b"\n"))
+    most = 1 + MOST_FRAMES + MOST_CELLS * (2 + len(JOINTS))  # lines
+    reader = _Reader(name, _bytes(data, name).split(b"\n", most + 1))
     frames = reader.number("the number of frames")
+    if frames > MOST_FRAMES:
+        raise _too_large(name, f"{frames} frames; {MOST_FRAMES} are the most")
+    if len(reader.lines) > most + 1:
+        raise _too_large(name, f"more than {most} lines")
     for frame in range(frames):
         for place in range(reader.number(f"the number of bodies in frame {frame + 1}")):
             reader.body(frame, place)
@@ -149,8 +159,8 @@ class _Reader:
     def bodies(self, frames: int, *, full: bool) -> tuple[Body, ...]:
         kinds = {number: index for index, number in enumerate(dict.fromkeys(self.ids))}
         if len(kinds) * frames > MOST_CELLS:
-            said = f"{len(kinds)} bodies in {frames} frames; {MOST_CELLS} is the most for their product; get the file again"
-            raise DataError(f"{self.name}: {said}")
+            said = f"{len(kinds)} bodies in {counted(frames, 'frame')}; {MOST_CELLS} is the most for their product"
+            raise _too_large(self.name, said)
         which = np.array([kinds[number] for number in self.ids], np.intp)
         when = np.array(self.frames, np.intp)
         place = np.full((len(kinds), frames), -1, np.int16)
@@ -181,7 +191,14 @@ class _Reader:
         return self.numbers(self.starts, 1 + len(BODY_VALUES), "a body")[:, 1:]
 
     def numbers(self, where: list[int], width: int, what: str) -> NDArray[np.float32]:
-        """The numbers of these lines, (lines, width): all at once, and line by line only to name the wrong one."""
+        """The numbers of these lines, (lines, width)."""
+        out = np.empty((len(where), width), np.float32)
+        for first in range(0, len(where), _TOGETHER):
+            out[first : first + _TOGETHER] = self.some_numbers(where[first : first + _TOGETHER], width, what)
+        return out
+
+    def some_numbers(self, where: list[int], width: int, what: str) -> NDArray[np.float32]:
+        """All at once, and line by line only to name the wrong one."""
         for at in where:
             if self.lines[at].strip().count(b" ") != width - 1 and len(self.lines[at].split()) != width:
                 said = f"{width} numbers of {what} are needed; {len(self.lines[at].split())} are there"
@@ -214,9 +231,26 @@ def _bytes(data: bytes | str | Path, name: str) -> bytes:
                 data = file.read(MOST_BYTES + 1)
         except OSError as error:
             raise DataError(f"{name} cannot be read: {error.strerror or error}; give the file's own path") from error
-    if len(data) > MOST_BYTES:
-        raise DataError(f"{name} has more than {MOST_BYTES} bytes; a .skeleton file is much smaller: get it again")
+    check_size(len(data), name)
     return data
+
+
+def check_size(size: int, name: str) -> None:
+    """Before a file is read, or unpacked.
+
+    Args:
+        size: of the file, bytes.
+        name: of the file, for the message.
+
+    Raises:
+        DataError: no ``.skeleton`` file is so large.
+    """
+    if size > MOST_BYTES:
+        raise DataError(f"{name} has more than {MOST_BYTES} bytes; a .skeleton file is much smaller: get it again")
+
+
+def _too_large(name: str, said: str) -> DataError:
+    return DataError(f"{name}: {said}; a clip has some hundred frames and a few bodies: get the file again")
 
 
 def _parse(text: bytes) -> NDArray[np.float64] | None:

@@ -71,9 +71,12 @@ def read_posed(path: Path) -> Posed:
     label.
 
     Raises:
-        DataError: the file cannot be read, or its poses differ in joints, in coordinates, or in whether they have a score.
+        DataError: the file cannot be read, has no annotation, or its poses differ in joints, in coordinates, or in whether
+            they have a score.
     """
     file = read_poses(path)
+    if not file.annotations and not file.refused:
+        raise DataError(f"{path} has an empty list of annotations; a file with the poses of clips is needed")
     status = path.stat()
     refused = list(file.refused)
     found: dict[str, list[Pose]] = {}
