@@ -11,6 +11,7 @@ import benchmarks.__main__
 from benchmarks import action_step, actions, grafts, sentiment
 from benchmarks.shapes import SHAPES, Shape
 from benchmarks.straightforward import StraightforwardMSAF
+from tests.bf16 import needs_bf16
 from torchmsaf import MSAF
 
 SMALL = [
@@ -98,6 +99,7 @@ def test_lengths_are_those_of_mosei():
         assert not maps[0][row, :, length:].any()
 
 
+@needs_bf16
 def test_the_table_of_the_sentiment_network(monkeypatch, capsys, tmp_path):
     command = ["benchmarks", "--parts", "sentiment", "--quick", "--threads", "1", "--out", str(tmp_path)]
     monkeypatch.setattr("sys.argv", command)

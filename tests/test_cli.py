@@ -6,7 +6,6 @@ import importlib
 import os
 import subprocess
 import sys
-import time
 from importlib import resources
 from pathlib import Path
 
@@ -58,11 +57,14 @@ def python(code: str) -> str:
 
 @pytest.mark.parametrize("words", [["--help"], ["compare", "digits", "--help"], ["compare", "arrays", "--help"]])
 def test_help_answers_within_a_second(words: list[str]) -> None:
+    """Of the processor's time, which other processes do not change."""
     best = 9.0
     for _ in range(3):
-        start = time.perf_counter()
+        before = os.times()
         subprocess.run([sys.executable, "-m", "torchmsaf.cli", *words], capture_output=True, check=True)
-        best = min(best, time.perf_counter() - start)
+        after = os.times()
+        spent = after.children_user + after.children_system - before.children_user - before.children_system
+        best = min(best, spent)
     assert best < 1
 
 

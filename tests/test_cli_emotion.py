@@ -165,7 +165,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_the_whole_chain_from_raw_files_to_table_and_prediction(run: Run, raw: Path, tmp_path: Path) -> None:
     """Six folds of one epoch, so that it is quick; what the networks learn is in docs/results.md."""
     code, out, _ = run("prepare", "ravdess", "--raw", raw, "--out", tmp_path / "prepared", "--preset", "small")

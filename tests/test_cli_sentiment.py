@@ -83,7 +83,7 @@ def mae(prepared: Path, model: Path, part: str = "test") -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_the_whole_chain_from_a_corpus_to_a_table(run: Run, raw: Path, tmp_path: Path) -> None:
     """One epoch, so that it is quick: scores on what is made up say nothing."""
     again = tmp_path / "prepared"

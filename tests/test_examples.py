@@ -16,7 +16,7 @@ def run(name, *arguments):
         [sys.executable, str(EXAMPLES / name), *arguments],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=850,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=False,
     )

@@ -259,9 +259,10 @@ def test_a_run_of_two_processes_that_is_stopped_resumes_to_the_same_numbers(
     folder = tmp_path / "r"
     process = start(folder)
     done = ResultFolder(folder)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while done.count() < 1 and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
+    assert done.count() >= 1
     process.send_signal(how)
     process.communicate()
     assert done.count() < 28

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from tests.bf16 import needs_bf16, skip_lstm_without_bf16
 from torchmsaf.backbones import ConvNet, VectorNet
 from torchmsaf.errors import DataError
 from torchmsaf.tasks import batches, training
@@ -224,7 +225,9 @@ def trained_on_clips(**recipe: Any) -> tuple[FusedNetwork, training.Trained, lis
     [
         ({"precision": "bf16"}, (torch.bfloat16, False), 0.1),
         ({"memory_format": "channels_last"}, (torch.float32, True), 1e-3),
-        ({"precision": "bf16", "memory_format": "channels_last"}, (torch.bfloat16, True), 0.1),
+        pytest.param(
+            {"precision": "bf16", "memory_format": "channels_last"}, (torch.bfloat16, True), 0.1, marks=needs_bf16
+        ),
     ],
 )
 def test_precision_and_memory_format_are_those_asked_for_and_change_little(
@@ -238,6 +241,16 @@ def test_precision_and_memory_format_are_those_asked_for_and_change_little(
     assert done.validation["loss"] == pytest.approx(plain.validation["loss"], abs=close)
     assert done.validation["loss"] < 0.9  # of log 3 = 1.1 before training
     assert not done.diverged
+
+
+def test_an_lstm_that_this_cpu_cannot_run_in_bfloat16_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "runs_lstm_in_bf16", lambda: False)
+    net = create_system("tfn_network", {"video": (3,), "audio": (4,), "text": (6, 5)}, 1)
+    inputs = (torch.randn(8, 3), torch.randn(8, 4), torch.randn(8, 6, 5))
+    samples = Part(inputs, torch.randn(8), torch.ones(8, 3, dtype=torch.bool))
+    with pytest.raises(DataError, match="'bf16', in which this CPU runs no LSTM: train without it, or on a GPU"):
+        training.train(net, samples, samples, VALUES, Recipe(epochs=1, precision="bf16"), order_seed=0)
+    trained_on_clips(precision="bf16")  # networks without one are trained
 
 
 def test_by_accuracy_the_first_of_the_best_epochs_is_kept_whatever_its_loss(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -465,6 +478,7 @@ def test_every_system_trains_in_bfloat16(name: str) -> None:
     shapes = {"video": (3, 5), "audio": (4, 5), "text": (6, 5)}
     options: dict[str, Any] = {"batch_size": 32, "width": 4} if "dcca" in name or name == "iccn" else {}
     net = create_system(name, shapes, 1, **options)
+    skip_lstm_without_bf16(net)
     samples = Part(
         tuple(torch.randn(64, *shape) for shape in shapes.values()),
         torch.randn(64),

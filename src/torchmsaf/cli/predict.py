@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from torchmsaf.data.counted import counted
 from torchmsaf.errors import DataError, TorchmsafError
 
 if TYPE_CHECKING:
@@ -75,6 +74,8 @@ def _tell(
     wanted: str,
 ) -> None:
     """Predict one clip after the other and print what came, then what could not be read."""
+    from torchmsaf.data.counted import counted
+
     done, failed = [], []
     for clip in clips:
         try:
@@ -110,6 +111,8 @@ def _lines_of_emotions(predictions: Sequence[ClipEmotion]) -> list[str]:
 
 
 def _lines_of_actions(predictions: Sequence[ClipAction]) -> list[str]:
+    from torchmsaf.data.counted import counted
+
     if not predictions:
         return []
     first = predictions[0]

@@ -187,7 +187,7 @@ class ReadAhead(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         ready: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(self.ahead)
         stopped = threading.Event()
-        reader = threading.Thread(target=self._read, args=(ready, stopped), daemon=True)
+        reader = threading.Thread(target=self._read, args=(ready, stopped), name="read ahead", daemon=True)
         reader.start()
         try:
             while True:

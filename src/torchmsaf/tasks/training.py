@@ -240,6 +240,7 @@ def train(
         raise DataError(
             f"batches of {least} samples or more are needed, and {len(training)} train: take a smaller network, or more data"
         )
+    _check_precision(network, recipe, accelerator)
     if recipe.memory_format is not None:
         to_channels_last(network)
     with warnings.catch_warnings():
@@ -272,6 +273,18 @@ def train(
         network.rule.fit(outputs_of(network, validation).parts, validation.target, here, objective.loss)
         metrics = evaluate(network, validation, objective)
     return Trained(metrics, best.epochs, best.best_epoch, time.perf_counter() - start, best.diverged)
+
+
+def _check_precision(network: Model, recipe: Recipe, accelerator: str) -> None:
+    """Refuse what torch cannot run: its LSTM in bfloat16 on a CPU without the instructions (torch 2.13 and 2.15)."""
+    recurrent = any(isinstance(module, nn.LSTM) for module in network.modules())
+    if recipe.precision is not None and accelerator == "cpu" and recurrent and not runs_lstm_in_bf16():
+        raise DataError("precision is 'bf16', in which this CPU runs no LSTM: train without it, or on a GPU")
+
+
+def runs_lstm_in_bf16() -> bool:
+    """Whether torch can run an LSTM in bfloat16 on this CPU."""
+    return not torch.backends.mkldnn.is_available() or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def lengths_of(batch: Batch, device: torch.device | None = None) -> list[Tensor | None] | None:

@@ -277,6 +277,6 @@ def test_a_file_that_is_not_there_or_too_large_is_refused(tmp_path: Path) -> Non
 
 def test_the_work_grows_with_the_file(tmp_path: Path) -> None:
     value = [[float(number), "word", (number,)] for number in range(20_000)]
-    start = time.perf_counter()
+    start = time.process_time()
     assert through(tmp_path, value, 4) == value
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
