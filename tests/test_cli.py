@@ -127,7 +127,7 @@ def test_another_reference_and_validation_scores_are_printed_only(
     said = {}
     for words in (
         (),
-        ("--reference", "averaging"),
+        ("--reference", "averaging:"),  # as --methods takes it
         ("--part", "validation"),
         ("--part", "validation", "--reference", "a", "--format", "markdown"),
         ("--part", "test", "--reference", "b", "--format", "html"),

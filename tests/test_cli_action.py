@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -26,16 +27,6 @@ FAST = ("--epochs", "1", "--jobs", "1", "--batch-size", "4")
 PAPER = {"min_attention": 0.5, "reduction": 4}
 SEARCH = ("--levels", "1", "--iterations", "1", "--sampled", "2", "--search-epochs", "1", "--inner", "4")
 SUBJECTS = (1, 4, 2, 3)
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def command(*words: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main([str(word) for word in words])
-        return code, *capsys.readouterr()
-
-    return command
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +143,9 @@ def test_search_prints_the_best_and_says_how_to_compare_it(run: Run, clips: Path
     assert code == 0, error
     assert "The best on validation samples, by accuracy; as the best of many their figures are too high:" in out
     assert "Places: rgb: 0 mixed_4f, 1 mixed_5b, 2 mixed_5c, 3 feature; skeleton: 0 conv5, 1 conv6" in out
-    assert error.count("round 1, level 1: ") == 32
+    assert error.count("round 1 of 1, level 1 of 1, ") == 32
+    assert re.search(r"1 of 1, 32 of 32: \d-\d-\d, validation accuracy \d+\.\d %\n", error)
+    assert "((" not in error
     found = json.loads((tmp_path / "s/search.json").read_text())
     assert found["settings"]["levels"] == 1
     asked = out.partition("--methods ")[2].split()[0]
@@ -172,6 +165,37 @@ def test_skeletons_alone_are_compared_with_the_systems_that_take_them(run: Run, 
     assert code == 0, error
     assert [one["key"] for one in rows(tmp_path / "r")] == ["unimodal.skeleton", "pose_image"]
     assert "skeleton (hcn, preset small), protocol cross-subject" in out
+    told = "Left out: averaging, multiplication, concat, centralnet, mfas, mmtm, sgm, msaf (there is one modality)\n"
+    assert error.startswith(told)
+
+
+def test_all_methods_are_those_that_other_joints_allow(
+    run: Run, arrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``all``, as the methods that are shipped, leaves out what knows other joints, and says so; a name is not left out."""
+    asked: list[str] = []
+    monkeypatch.setattr("torchmsaf.cli.action.run", lambda made, *_: asked.extend(one.key for one in made.methods))
+    words = ("compare", "action", "--data", arrays, "--out", tmp_path / "r")
+    bones = "Left out: pose_image (bones are those of NTU RGB+D's 25 joints, and these skeletons have 20: give bones, "
+    for methods in (("--methods", "all"), ()):
+        asked.clear()
+        code, _, error = run(*words, *methods)
+        assert code == 0, error
+        assert error.startswith(bones)
+        assert error.count("\n") == 1
+        assert "pose_image" not in asked
+        assert {"msaf_min_attention=0.5", "mfas", "averaging"} <= {one.partition(",")[0] for one in asked}
+    asked.clear()
+    code, _, error = run(*words, "--methods", "pose_image")
+    assert (code, error, asked) == (0, "", ["pose_image"])
+
+
+def test_clips_of_other_joints_are_compared_without_the_image_of_poses(run: Run, tmp_path: Path) -> None:
+    clips = write_clips(tmp_path / "p", subjects=SUBJECTS, modalities=("skeleton",), joints=17).path
+    code, _, error = run("compare", "action", "--data", clips, "--preset", "small", "--out", tmp_path / "r", *FAST)
+    assert code == 0, error
+    assert [one["key"] for one in rows(tmp_path / "r")] == ["unimodal.skeleton"]
+    assert "Left out: pose_image (bones are those of NTU RGB+D's 25 joints" in error
 
 
 def test_a_file_of_arrays_is_compared_by_its_own_split(run: Run, arrays: Path, tmp_path: Path) -> None:
@@ -182,6 +206,27 @@ def test_a_file_of_arrays_is_compared_by_its_own_split(run: Run, arrays: Path, t
     assert "The split that utd ships" in out
     assert [one["key"] for one in rows(tmp_path / "r")][:2] == ["unimodal.skeleton", "unimodal.inertial"]
     assert config(tmp_path / "r")["data"]["modalities"]["skeleton"] == [3, 32, 20, 1]
+
+
+def test_a_split_without_a_validation_part_leaves_its_share_to_the_user(
+    run: Run, arrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: list[float] = []
+
+    def told(made: Any, *_: Any) -> None:
+        (fold,) = made.protocol.folds
+        shares.append(len(fold.validation) / (len(fold.train) + len(fold.validation)))
+
+    monkeypatch.setattr("torchmsaf.cli.action.run", told)
+    with np.load(arrays) as whole:
+        content = dict(whole)
+    content["part"] = np.where(content["part"] == "test", "test", "train")
+    np.savez(tmp_path / "two.npz", **content)
+    for share in (0.5, 0.25):
+        words = ("--data", tmp_path / "two.npz", "--split", "part", "--validation", share, "--methods", "msaf")
+        code, _, error = run("compare", "action", *words)
+        assert code == 0, error
+    assert shares == pytest.approx([0.5, 0.25], abs=0.06)
 
 
 def test_a_training_on_arrays_is_of_one_fold(run: Run, arrays: Path, tmp_path: Path) -> None:
@@ -207,9 +252,9 @@ def test_options_are_read_from_a_file_too(run: Run, bodies: Path, tmp_path: Path
 
 
 WRONG: dict[str, tuple[list[str], str]] = {
-    "no data": (["compare", "action"], "--data FOLDER is needed: what torchmsaf prepare ntu wrote"),
+    "no data": (["compare", "action"], "torchmsaf prepare ntu wrote; or a .npz or .safetensors file, or"),
     "no data to train": (["train", "action"], "--data FOLDER is needed: what torchmsaf prepare ntu wrote"),
-    "no data to search": (["search", "action"], "--data FOLDER is needed: what torchmsaf prepare ntu wrote"),
+    "no data to search": (["search", "action"], "--data FOLDER is needed: what torchmsaf prepare ntu wrote\n"),
     "not there": (["compare", "action", "--data", "nothing"], "nothing is not there or is no folder"),
     "no such file": (["compare", "action", "--data", "no.npz"], "no.npz"),
     "folds": (["compare", "action", "--data", "CLIPS", "--folds", "3"], "--folds is for a file of arrays, and --data is a"),
@@ -225,6 +270,13 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "setups": (["compare", "action", "--data", "CLIPS", "--protocol", "cross-setup"], "cross-setup is for NTU RGB+D 120"),
     "views": (["compare", "action", "--data", "CLIPS", "--protocol", "cross-view"], "the training part is empty"),
     "pretrained": (["train", "action", "--data", "CLIPS", "--pretrained", "x"], "expected rgb=FILE or skeleton=FILE"),
+    "no weights": (["train", "action", "--data", "CLIPS", "--pretrained", "rgb="], "'rgb=': FILE is missing; expected rgb="),
+    "no network": (["train", "action", "--data", "CLIPS", "--pretrained", "=x"], "'=x': the name before = is missing"),
+    "folds of a split": (["compare", "action", "--data", "ARRAYS", "--split", "part", "--folds", "3"], "--folds is for"),
+    "validation of a split": (["train", "action", "--data", "ARRAYS", "--split", "part", "--validation", "0.4"],
+                              "--validation is for splits without a validation part, and that of --split has one"),
+    "draw of a split": (["train", "action", "--data", "ARRAYS", "--split", "part", "--split-seed", "1"],
+                        "--split-seed is for splits without a validation part"),
     "weights": (["train", "action", "--data", "CLIPS", "--pretrained", "rgb=x"], "x: there is no such file"),
     "method": (["compare", "action", "--data", "CLIPS", "--methods", "msav"], "no fusion method 'msav'"),
     "all": (["train", "action", "--data", "CLIPS", "--method", "all"], "--method takes one method"),

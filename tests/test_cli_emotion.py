@@ -26,16 +26,6 @@ Run = Callable[..., tuple[int, str, str]]
 FAST = ("--epochs", "1", "--jobs", "1", "--batch-size", "8")
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def command(*words: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main([str(word) for word in words])
-        return code, *capsys.readouterr()
-
-    return command
-
-
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clip of every actor, of noise, as the small preset has them."""

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from torchmsaf.cli import main
 from torchmsaf.data.prepare.actions.preparation import NtuSettings
 from torchmsaf.data.synth.ntu import NtuCorpus, write_ntu
 from torchmsaf.tasks.action import NETWORKS, PRESETS
@@ -19,16 +18,6 @@ from torchmsaf.tasks.model_file import ModelSpec, NetworkSpec, model_bytes
 pytest.importorskip("av")
 Run = Callable[..., tuple[int, str, str]]
 CLASSES = ["A001 drink water", "A002 eat meal/snack", "A003 brushing teeth", "A050 punching/slapping other person"]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def command(*words: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main([str(word) for word in words])
-        return code, *capsys.readouterr()
-
-    return command
 
 
 @pytest.fixture(scope="module")

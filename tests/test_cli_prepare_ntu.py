@@ -9,21 +9,10 @@ import pytest
 
 pytest.importorskip("safetensors")
 
-from torchmsaf.cli import main
 from torchmsaf.data.prepared import Prepared
 
 Run = Callable[..., tuple[int, str, str]]
 NAMES = ("S001C001P001R001A001", "S001C001P002R001A013", "S001C001P003R001A002")
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def command(*words: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main([str(word) for word in words])
-        return code, *capsys.readouterr()
-
-    return command
 
 
 @pytest.fixture

@@ -11,20 +11,9 @@ import pytest
 
 pytest.importorskip("safetensors")
 
-from torchmsaf.cli import main
 from torchmsaf.data.prepared import Prepared
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def command(*words: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main([str(word) for word in words])
-        return code, *capsys.readouterr()
-
-    return command
 
 
 @pytest.fixture

@@ -170,13 +170,42 @@ def test_a_noise_level_that_is_no_number_of_0_or_more_is_refused(level: str) -> 
         tables(records)
 
 
-def test_a_protocol_that_chose_on_test_is_told_under_both_tables() -> None:
-    records = make_records()
+@pytest.mark.parametrize(
+    ("size", "warning", "by"),
+    [
+        (
+            25,
+            "Validation is the test part: the TEST samples chose the epoch of every row.",
+            "which is the mean test score",
+        ),
+        (
+            20,
+            "Validation is of the test part, and not all of it: some of the TEST samples chose the epoch of every row.",
+            "of samples that test too",
+        ),
+    ],
+)
+def test_a_protocol_that_chose_on_test_is_told_under_both_tables(size: int, warning: str, by: str) -> None:
+    """Validation may be all of the test part, as of RAVDESS, or a part of it with other scores, as of NTU RGB+D."""
+    records = [{**record, "validation_size": size} for record in make_records()]
     before = copy.deepcopy(records)
-    warning = "Validation is the test part: the TEST samples chose the epoch of every row."
     for table in tables(records, chosen_on_test=True):
-        assert table.notes[0].startswith(warning)
+        assert table.notes[0] == f"{warning} So these scores, and all that is made of them, are optimistic."
         assert "test scores did not choose it" not in "\n".join(table.notes)
+    words = " ".join(tables(records, chosen_on_test=True)[0].notes)
+    assert f"the best mean validation accuracy ({by}" in words
+    assert ("is the mean test score here" in words) is (size == 25)
     for table in tables(records):
-        assert warning not in "\n".join(table.notes)
+        assert "TEST" not in "\n".join(table.notes)
     assert records == before
+
+
+def test_validation_is_all_of_the_test_part_where_every_record_says_so() -> None:
+    """One fold with a smaller part, or a record that does not tell, is enough not to claim it."""
+    records: list[dict[str, Any]] = [{**record, "validation_size": 25} for record in make_records()]
+    assert tables(records, chosen_on_test=True)[0].validation_is_test
+    assert not tables(records)[0].validation_is_test
+    records[-1]["validation_size"] = 24
+    assert not tables(records, chosen_on_test=True)[0].validation_is_test
+    del records[-1]["validation_size"]
+    assert not tables(records, chosen_on_test=True)[0].validation_is_test

@@ -302,6 +302,16 @@ def test_without_a_reference_there_are_no_differences(empty):
     assert "t-test" not in notes_of(table)
 
 
+def test_without_a_difference_no_note_explains_it():
+    """One row, or rows without a run in common: the table has no such column."""
+    alone = build([record for record in make_records() if record["method"] == "left"])
+    assert alone.reference == 0
+    assert "difference: " not in notes_of(alone)
+    apart = [r for r in make_records() if r["method"] == ("left" if r["fold"] else "average")]
+    assert "difference: " not in notes_of(build(apart))
+    assert "difference: to 'left' (ref.)" in notes_of(build(make_records()[:2]))
+
+
 def test_metrics_are_ordered_and_losses_left_out():
     records = make_records(score="mae", extra=("mystery", "acc7", "f1", "pearson", "loss", "acc2"))
     table = build(records, score="mae", higher_is_better=False)

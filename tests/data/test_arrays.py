@@ -260,6 +260,9 @@ def test_arrays_of_different_length_are_listed(tmp_path: Path) -> None:
     words = "the arrays differ in length.*: label 6, actor 6, video 6, audio 5"
     options = {"modalities": ["video", "audio"], "group": "actor"}
     refused(tmp_path, words, arrays={"audio": np.ones((5, 2))}, **options)
+    # naming modalities leaves out no labels
+    words = "label 5, actor 6, video 6, audio 6. label must have 6 too$"
+    refused(tmp_path, words, arrays={"label": np.arange(5) % 2}, **options)
 
 
 def test_empty_arrays_are_refused(tmp_path: Path) -> None:

@@ -191,8 +191,17 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
 
 def test_a_class_that_only_one_group_has_is_refused_when_it_tests() -> None:
     target = torch.tensor([2 if row % 5 == 0 else row // 5 % 2 for row in range(60)])
-    with pytest.raises(ProtocolError, match="fold 0: no training sample of class 'c2'; use other folds"):
+    said = "fold 0: no training sample of class 'c2'; "
+    with pytest.raises(ProtocolError, match=f"{said}use other folds, less validation or another seed"):
         make_protocol(build(groups=actors(60, 5), target=target), folds=5)
+    # of a fold that nobody draws there are no others
+    samples, rows = build(target=target), np.arange(60)
+    rest = rows[rows % 5 != 0]
+    given = Fold(0, rest[rest % 2 == 0], rest[rest % 2 == 1], rows[rows % 5 == 0])
+    with pytest.raises(
+        ProtocolError, match=f"{said}take in samples of it of more subjects or groups, who train, or leave"
+    ):
+        check_fold(given, samples)
 
 
 def fold(train: list[int], validation: list[int], test: list[int]) -> Fold:

@@ -122,6 +122,27 @@ def test_the_published_protocol_validates_on_test_subjects_and_says_so() -> None
     assert "subjects 3, 6, 7, 10 of them validate" in made.description
 
 
+@pytest.mark.parametrize(
+    ("here", "words"),
+    [
+        (
+            (3, 6, 7),
+            "four of the test subjects, of whom three are here, so scores are optimistic; 4 subjects of the test list, "
+            "subjects 3, 6, 7 of them validate",
+        ),
+        (
+            (10,),
+            "four of the test subjects, of whom one is here, so scores are optimistic; 2 subjects of the test list, "
+            "subject 10 of them validates",
+        ),
+    ],
+)
+def test_the_published_protocol_says_how_many_of_its_four_subjects_are_there(here: tuple[int, ...], words: str) -> None:
+    made, (_, validation, _) = parts_of(clips((1, *here, 11)), "published")
+    assert values(validation, "person") == set(here)
+    assert made.description == f"PUBLISHED PROTOCOL: the best epoch is chosen on {words}"
+
+
 def test_groups_are_subjects_or_subjects_as_a_camera_or_setup_sees_them() -> None:
     ids = ["S003C002P011R001A059", "S012C001P007R002A001"]
     assert ntu_groups(ids, "cross-subject") == ntu_groups(ids, "published") == ("P011", "P007")

@@ -164,6 +164,10 @@ def spoilt(row: int, value: float) -> Any:
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no skeleton": ({"skeleton": None, "imu": skeletons(6, 8)}, r"'skeleton' of shape .* is needed; there is imu"),
     "flat": ({"skeleton": skeletons(75, 8)}, r"there is skeleton \(6, 75, 8\)"),
+    "six axes": (
+        {"skeleton": skeletons(3, 8, 5, 2, 1)},
+        r"\(n, C, T, V, persons\) is needed; there is skeleton \(6, 3, 8, 5, 2, 1\)$",
+    ),
     "zeros": ({"skeleton": spoilt(4, 0)}, r"of 1 samples is all zeros, the first \['4'\]; remove them"),
     "NaN": ({"skeleton": spoilt(2, np.nan)}, "NaN or infinite values, the first in row 2"),
     "no target": ({"label": None}, "label"),
@@ -178,6 +182,12 @@ def test_wrong_arrays_are_said(tmp_path: Path, arrays: dict[str, Any], said: str
     np.savez(path, **{key: value for key, value in whole.items() if value is not None})
     with pytest.raises(DataError, match=said):
         load_skeletons(path)
+
+
+def test_skeletons_that_nobody_asks_for_are_not_what_is_wrong(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.npz", skeletons(3, 8, 5, 2, 1), imu=spoilt(2, np.nan))
+    with pytest.raises(DataError, match="modality 'imu' has 120 NaN or infinite values"):
+        load_skeletons(path, modalities=["imu"])
 
 
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:

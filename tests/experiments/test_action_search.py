@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -186,6 +187,34 @@ def test_shared_layers_leave_no_file_to_go_on_from(prepared: Prepared, tmp_path:
     assert len(found.tried) == 32
     assert not (tmp_path / "s/architectures.json").exists()
     assert (tmp_path / "s/search.json").exists()
+
+
+def test_no_result_of_a_search_is_put_in_place_of_anothers(
+    first: tuple[SearchResult, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prepared: Prepared
+) -> None:
+    def unrefused(*_: Any, **more: Any) -> None:
+        raise CutError
+
+    monkeypatch.setattr(action_search, "compare", unrefused)
+    shared, cut = replace(TINY, share=True), tmp_path / "cut"
+    cut.mkdir()
+    for name in ("search.json", "architectures.json"):
+        shutil.copy(first[1] / name, cut / name)
+        with pytest.raises(DataError, match=rf"has {name} already, and a search that shares layers \(--share\)"):
+            searched(prepared, cut, shared, resume=True)
+        (cut / name).unlink()
+    # one that shared its layers was here, and ended; or wrote nothing yet, and begins anew
+    with pytest.raises(CutError):
+        searched(prepared, cut, shared, resume=True)
+    content = replace(first[0], settings=shared).plain()
+    (cut / "search.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"search.json: of another search.share: true there, false now"):
+        searched(prepared, cut, resume=True)
+    assert json.loads((cut / "search.json").read_text()) == json.loads(json.dumps(content))
+    for text, said in (("{", "cannot be read as JSON"), ("{}", "is not the result of a search: it has no 'settings'")):
+        (cut / "search.json").write_text(text)
+        with pytest.raises(DataError, match=said):
+            searched(prepared, cut, resume=True)
 
 
 def test_data_that_cannot_be_searched_are_refused_before_any_training(tmp_path: Path) -> None:

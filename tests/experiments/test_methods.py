@@ -6,6 +6,7 @@ import pytest
 
 from torchmsaf.errors import FusionInputError
 from torchmsaf.experiments import MethodChoice, choose_methods, parse_method
+from torchmsaf.experiments.methods import fitting_methods
 from torchmsaf.fusion import METHODS
 from torchmsaf.tasks.systems import SYSTEMS, SystemEntry
 
@@ -152,3 +153,34 @@ def test_a_published_model_twice_or_of_another_task(monkeypatch: pytest.MonkeyPa
 def test_lists_of_lists_are_read() -> None:
     choice = parse_method("mfas:architecture=[[3,0,0],[1,3,0]],inner=16")
     assert choice.options == {"architecture": [[3, 0, 0], [1, 3, 0]], "inner": 16}
+
+
+BODY, SENSOR = (3, 32, 25, 2), (6, 20)
+BONES = "bones are those of NTU RGB+D's 25 joints, and these skeletons have 17: give bones, pairs of joints"
+
+
+def test_methods_that_fit_are_told_from_those_that_do_not() -> None:
+    """What ``all`` and the shipped defaults leave out is on record with its reason."""
+    shipped = ["averaging", "film", "pose_image", "msaf"]
+
+    def told(
+        texts: list[str], shapes: dict[str, tuple[int, ...]], named: bool = True
+    ) -> tuple[set[str], dict[str, list[str]]]:
+        chosen, left_out = fitting_methods(texts, shapes, shipped=not named)
+        return {choice.name for choice in chosen}, left_out
+
+    both, other = {"skeleton": BODY, "imu": SENSOR}, {"skeleton": (3, 32, 17, 2), "imu": SENSOR}
+    assert told(shipped, both, named=False) == (set(shipped), {})
+    assert told(shipped, other, named=False) == ({"averaging", "film", "msaf"}, {BONES: ["pose_image"]})
+    alone = {"there is one modality": ["averaging", "film", "msaf"]}
+    assert told(shipped, {"skeleton": BODY}, named=False) == ({"pose_image"}, alone)
+    assert told(shipped, {"rgb": BODY}, named=False) == (set(), {**alone, "the data have rgb": ["pose_image"]})
+    assert told(["all"], both) == ({*METHODS, "pose_image"}, {})
+    assert told(["all"], other) == (set(METHODS), {BONES: ["pose_image"]})
+    many = {"skeleton": BODY} | {f"imu{k}": SENSOR for k in range(5)}
+    assert told(["all"], many)[1] == {"there are 6 modalities": ["weighted"]}
+    # who names a method is told by its own error, and not by silence
+    assert told(["film", "pose_image"], {"skeleton": other["skeleton"]}) == ({"film", "pose_image"}, {})
+    bones = "pose_image:bones=[[1,0],[2,1]]"
+    assert [one.name for one in fitting_methods([bones], other)[0]] == ["pose_image"]
+    assert "film" not in told(["all", "film"], {"skeleton": BODY})[1].get("there is one modality", [])

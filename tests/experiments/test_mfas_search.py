@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -159,6 +160,9 @@ def test_a_surrogate_learns_an_order_over_lengths() -> None:
 def test_it_finds_what_was_planted_and_the_same_for_the_same_seed() -> None:
     seen: list[Tried] = []
     found = search(TRAIN, DEV, classes=CLASSES, settings=QUICK, report=seen.append)
+    for _, step in itertools.groupby(seen, key=lambda one: (one.iteration, one.level)):
+        numbers = [(one.number, one.of) for one in step]
+        assert numbers == [(k + 1, len(numbers)) for k in range(len(numbers))]
     assert tuple(seen) == found.tried
     assert found.best[0][:2] == (2, 1)
     assert found.ranked()[0][1] > 0.9
@@ -195,7 +199,7 @@ def test_the_result_is_plain_data() -> None:
 
 def test_of_equals_the_one_with_fewer_layers_is_the_best() -> None:
     found = search(TRAIN, DEV, classes=CLASSES, settings=replace(QUICK, levels=1, iterations=1))
-    long, short = (Tried(((0, 0, 0),) * n, 0.5, None, 0, 0) for n in (2, 1))
+    long, short = (Tried(((0, 0, 0),) * n, 0.5, None, 0, 0, 1, 1) for n in (2, 1))
     assert replace(found, tried=(long, short)).best == short.architecture
 
 

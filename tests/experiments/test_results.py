@@ -210,6 +210,35 @@ def test_no_table_of_nothing(tmp_path: Path, folder: Path) -> None:
         write_tables(ResultFolder(folder))
 
 
+@pytest.mark.parametrize("asked", ["concat", "concat:hidden=[8]", "concat (hidden=[8])"])
+def test_a_reference_is_a_rows_name_or_what_was_typed_to_make_it(finished: Path, asked: str) -> None:
+    table = make_table(ResultFolder(finished), reference=asked)
+    assert table.reference is not None
+    assert table.rows[table.reference].method == "concat (hidden=[8])"
+
+
+@pytest.mark.parametrize("asked", ["concat:hidden=[9]", "concat:hidden", "mmtm", "start"])
+def test_a_reference_that_no_row_fits_is_refused_with_the_rows(finished: Path, asked: str) -> None:
+    rows = "'a', 'b', 'averaging', 'concat (hidden=[8])', 'msaf'"
+    with pytest.raises(ResultError) as caught:
+        make_table(ResultFolder(finished), reference=asked)
+    assert str(caught.value) == f"no row is named {asked!r}: choose the reference from {rows}"
+
+
+def test_the_table_says_how_its_networks_began_and_learned(folder: Path) -> None:
+    file = folder / "config.json"
+    plain = make_table(ResultFolder(folder)).notes
+    config = json.loads(file.read_text())
+    recipe = {**config["recipe"], "alternate": True}
+    file.write_text(json.dumps({**config, "pretrained": {"b": "f17"}, "recipe": recipe}))
+    further = [note for note in make_table(ResultFolder(folder)).notes if note not in plain]
+    assert [note.partition(":")[0] for note in further[:1]] == ["Networks that begin with given weights (--pretrained)"]
+    assert [note[:23] for note in further] == ["Networks that begin wit", "Networks learned in tur"]
+    assert "(--alternate)" not in " ".join(plain)
+    file.write_text(json.dumps({key: value for key, value in config.items() if key not in ("recipe", "about", "data")}))
+    assert make_table(ResultFolder(folder)).notes == plain, "an older folder"
+
+
 def test_an_unfinished_table_says_so(folder: Path) -> None:
     (folder / "metrics/fold-0.seed-1.jsonl").unlink()
     assert any("Incomplete" in note for note in make_table(ResultFolder(folder)).notes)

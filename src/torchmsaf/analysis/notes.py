@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from torchmsaf.analysis.statistics import Estimate, PairedTest
 
 if TYPE_CHECKING:
-    from torchmsaf.analysis.table import Metric, Part, Row, Table
+    from torchmsaf.analysis.table import Metric, Part, Record, Row, Table
 
 
 class Measured(NamedTuple):
@@ -24,9 +24,10 @@ class Measured(NamedTuple):
 def notes_of(table: Table) -> list[str]:
     """All notes of a table, in reading order."""
     tests = [row.difference for row in table.rows if row.difference is not None]
-    notes = [*note_on_choice(chosen_on_test=table.chosen_on_test), *_note_on_part(table)]
+    choice = note_on_choice(chosen_on_test=table.chosen_on_test, whole=table.validation_is_test)
+    notes = [*choice, *_note_on_part(table)]
     notes.append(note_on_runs(table.n_folds, table.n_seeds, table.part))
-    notes += [note_on_direction((table.score, *table.others)), _note_on_reference(table)]
+    notes += [note_on_direction((table.score, *table.others)), *_note_on_reference(table)]
     if any(test.rule != "none" for test in tests):
         notes.append(_note_on_test(table, tests))
     if table.part == "test":
@@ -36,14 +37,21 @@ def notes_of(table: Table) -> list[str]:
     return notes + notes_on_gaps([_measured(row, table.score) for row in table.rows], table.n_folds)
 
 
-def note_on_choice(*, chosen_on_test: bool) -> list[str]:
-    """Say that test samples chose the epochs, where they did."""
+def is_whole_test(records: Sequence[Record]) -> bool:
+    """Whether validation, which is of the test part, is all of it: by the sizes in every record. False where unknown."""
+    return all(record.get("validation_size") == record["test_size"] for record in records)
+
+
+def note_on_choice(*, chosen_on_test: bool, whole: bool) -> list[str]:
+    """Say that test samples chose the epochs, where they did: all of them (``whole``), or some."""
     if not chosen_on_test:
         return []
-    return [
-        "Validation is the test part: the TEST samples chose the epoch of every row. So these scores, and all that is made "
-        "of them, are optimistic."
-    ]
+    who = "Validation is the test part: the TEST samples chose the epoch of every row."
+    if not whole:
+        who = (
+            "Validation is of the test part, and not all of it: some of the TEST samples chose the epoch of every row."
+        )
+    return [f"{who} So these scores, and all that is made of them, are optimistic."]
 
 
 def _note_on_part(table: Table) -> list[str]:
@@ -82,25 +90,29 @@ def note_on_direction(metrics: Sequence[Metric]) -> str:
     return " ".join(sides + percent)
 
 
-def _note_on_reference(table: Table) -> str:
+def _note_on_reference(table: Table) -> list[str]:
+    """What the column difference is; nothing where no row has one, and so the table no such column."""
     if table.reference is None:
-        return (
+        return [
             f"No unimodal network has a mean validation {table.score.name} over the runs that all of them have, so "
             "there is no reference for differences."
-        )
+        ]
+    if all(row.difference is None or row.difference.n_pairs == 0 for row in table.rows):
+        return []
     name = table.rows[table.reference].method
     how = "on the runs both have; the score minus the reference's."
     if table.reference_named:
-        return (
+        return [
             f"difference: to {name!r} (ref.), the row that was asked for, {how} If these scores were the reason to "
             "ask for it, p and p corrected are too small."
-        )
+        ]
     by = " (test scores did not choose it)" if table.part == "test" else ""
-    by = " (which is the mean test score here)" if table.chosen_on_test else by
-    return (
+    if table.chosen_on_test:
+        by = " (which is the mean test score here)" if table.validation_is_test else " (of samples that test too)"
+    return [
         f"difference: to {name!r} (ref.), the unimodal network with the best mean validation {table.score.name}{by}, "
         f"{how}"
-    )
+    ]
 
 
 def _note_on_test(table: Table, tests: Sequence[PairedTest]) -> str:

@@ -6,7 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from torchmsaf.analysis.notes import Measured, note_on_choice, note_on_direction, note_on_runs, notes_on_gaps
+from torchmsaf.analysis.notes import (
+    Measured,
+    is_whole_test,
+    note_on_choice,
+    note_on_direction,
+    note_on_runs,
+    notes_on_gaps,
+)
 from torchmsaf.analysis.statistics import Estimate, summarize
 from torchmsaf.analysis.table import (
     Metric,
@@ -117,7 +124,7 @@ def build_robustness(
         score: the metric to look at; in ``validation`` and ``test`` of every record. null counts as nan.
         higher_is_better: of that metric.
         expected_runs: folds x seeds asked for; default: the distinct folds x distinct seeds in the records.
-        chosen_on_test: the protocol chose on its test part; the notes say so.
+        chosen_on_test: the protocol chose on samples of its test part; the notes say so.
 
     Returns:
         The table; None when no record has a score without a modality or with noise.
@@ -143,7 +150,8 @@ def build_robustness(
         n_seeds=n_seeds,
         notes=(),
     )
-    return replace(table, notes=tuple(_notes(table, chosen_on_test=chosen_on_test)))
+    choice = note_on_choice(chosen_on_test=chosen_on_test, whole=is_whole_test(records))
+    return replace(table, notes=(*choice, *_notes(table)))
 
 
 def _row(
@@ -185,12 +193,11 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def _notes(table: Robustness, *, chosen_on_test: bool) -> list[str]:
+def _notes(table: Robustness) -> list[str]:
     meaning = "complete: the test samples as they are. without NAME: NAME is absent from every test sample."
     if table.levels:
         meaning += " NAME + noise s: the other modalities are as they are, and the noise is the same for every row."
     return [
-        *note_on_choice(chosen_on_test=chosen_on_test),
         f"{meaning} These are the trainings of the comparison: none was trained on added noise.",
         note_on_runs(table.n_folds, table.n_seeds, "test"),
         note_on_direction((table.score,)),

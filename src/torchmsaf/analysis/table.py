@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from torchmsaf.analysis.notes import notes_of
+from torchmsaf.analysis.notes import is_whole_test, notes_of
 from torchmsaf.analysis.statistics import Estimate, PairedTest, Scores, holm, paired_test, summarize
 from torchmsaf.errors import ResultError
 
@@ -103,7 +103,8 @@ class Table:
         notes: what a reader must know to read the numbers, a sentence or two each.
         part: the samples that scores are of.
         reference_named: the reference was asked for; else it is the best unimodal network by *validation* score.
-        chosen_on_test: the protocol's validation part is its test part, so its test scores are optimistic too.
+        chosen_on_test: the protocol's validation part is of its test part, so its test scores are optimistic too.
+        validation_is_test: and it is all of it, so validation scores are test scores.
     """
 
     title: str
@@ -119,6 +120,7 @@ class Table:
     part: Part = "test"
     reference_named: bool = False
     chosen_on_test: bool = False
+    validation_is_test: bool = False
 
     @property
     def caption(self) -> str:
@@ -159,7 +161,7 @@ def build_table(
         part: ``"validation"`` gives a table to look for reasons in, without looking at test scores. Validation chose
             the epochs too, so its scores are optimistic. What is left out when a modality is missing was measured on
             test alone, and is not in it. Every record needs ``validation_size``.
-        chosen_on_test: the protocol chose on its test part (``chosen_on_test`` of the protocol); the notes say so.
+        chosen_on_test: the protocol chose on samples of its test part (its ``chosen_on_test``); the notes say so.
 
     Raises:
         ResultError: there are no records; one lacks a key, has an unknown stage or no such score; the same method has
@@ -208,6 +210,7 @@ def build_table(
         part=part,
         reference_named=reference is not None,
         chosen_on_test=chosen_on_test,
+        validation_is_test=chosen_on_test and is_whole_test(records),
     )
     return replace(table, notes=tuple(notes_of(table)))
 

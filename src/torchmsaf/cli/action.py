@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchmsaf.cli.running import by_modality, copy_model, one_method, open_prepared, recipe_of, run, train_all_epochs
+from torchmsaf.cli.running import (
+    by_modality,
+    copy_model,
+    one_method,
+    open_prepared,
+    recipe_of,
+    run,
+    train_all_epochs,
+)
 from torchmsaf.cli.settings import ConfigParser, add_rows, add_training, read_settings
-from torchmsaf.errors import DataError, FusionInputError
+from torchmsaf.errors import DataError
 
 if TYPE_CHECKING:
     from torchmsaf.data import Samples
@@ -95,16 +104,20 @@ def _add_one(parser: argparse.ArgumentParser) -> None:
     add_training(parser, "action")
 
 
-def read(known: ConfigParser, options: argparse.Namespace) -> dict[str, Any]:
+def read(known: ConfigParser, options: argparse.Namespace, *, arrays: bool = True) -> dict[str, Any]:
     """All settings; those shipped depend on the preset, and so on the data.
 
     Args:
         known: has all options of the command.
         options: from the command line.
+        arrays: a file of arrays does too, for messages.
     """
     settings = read_settings(known, options, "action")
     path = settings["data"]
-    if path is not None and is_arrays(path):
+    if path is None:
+        told = "a .npz or .safetensors file, or a folder of .npy, with skeletons"
+        raise DataError(f"--data FOLDER is needed: what torchmsaf prepare ntu wrote{f'; or {told}' if arrays else ''}")
+    if is_arrays(path):
         _refuse(settings, _OF_CLIPS, "clips of NTU RGB+D, and --data is a file of arrays")
         settings = {**read_settings(known, options, "action-small"), "prepared": None}
     else:
@@ -140,9 +153,8 @@ def comparison_of(
     """The comparison that settings say; of arrays, all their folds or the first."""
     from torchmsaf.data.actions import action_modalities
     from torchmsaf.data.skeleton_arrays import load_skeletons
-    from torchmsaf.experiments import choose_methods
     from torchmsaf.experiments.action import action_comparison, array_actions
-    from torchmsaf.experiments.methods import parse_method
+    from torchmsaf.experiments.methods import fitting_methods
 
     prepared = settings["prepared"]
     samples = None
@@ -150,10 +162,14 @@ def comparison_of(
         keys = ("target", "group", "split", "modalities", "missing")
         given = {key: settings[key] for key in keys if settings[key] is not None}
         samples = load_skeletons(settings["data"], **given)
-    named = tuple(samples.modalities) if samples is not None else action_modalities(prepared)
-    if "methods" not in settings["given"] and "method" not in settings["given"]:  # those shipped are for two modalities
-        methods = [text for text in methods if _fits(parse_method(text).name, named, samples)]
-    chosen = choose_methods(methods, regression=False, modalities=len(named), named=named)
+        _check_split(samples, settings["given"])
+        shapes = {name: tuple(x.shape[1:]) for name, x in samples.features.items()}
+    else:
+        shapes = {name: tuple(prepared.entries[0].shapes[name]) for name in action_modalities(prepared)}
+    shipped = not {"methods", "method"} & settings["given"]
+    chosen, left_out = fitting_methods(methods, shapes, shipped=shipped)
+    for why, names in left_out.items():
+        print(f"Left out: {', '.join(names)} ({why})", file=sys.stderr)
     more: dict[str, Any] = {
         "seeds": seeds,
         "recipe": recipe_of(settings),
@@ -177,29 +193,25 @@ def comparison_of(
     )
 
 
-def _fits(name: str, named: Sequence[str], samples: Samples | None) -> bool:
-    """Whether a method that is shipped can be built for the modalities there are, and for the shapes of arrays."""
-    import torch
-
-    from torchmsaf.fusion.registry import METHODS
-    from torchmsaf.tasks.systems.registry import SYSTEMS, create_system
-
-    if name not in SYSTEMS:
-        return len(named) > 1 and METHODS[name].takes(len(named))
-    if samples is None or not SYSTEMS[name].takes(named):
-        return SYSTEMS[name].takes(named)
-    shapes = {key: tuple(x.shape[1:]) for key, x in samples.features.items()}
-    try:
-        with torch.device("meta"):
-            create_system(name, shapes, samples.n_outputs, kind="classification")
-    except FusionInputError:
-        return False
-    return True
-
-
 def _refuse(settings: dict[str, Any], names: Sequence[str], why: str) -> None:
     if given := [name for name in names if name in settings["given"]]:
         raise DataError(f"--{given[0].replace('_', '-')} is for {why}")
+
+
+def _check_split(samples: Samples, given: Collection[str]) -> None:
+    """Refuse options of the draw of folds that a shipped split makes idle."""
+    if samples.parts is None:
+        return
+    if "folds" in given:
+        raise DataError(
+            "--folds is for data without a split, and --split names one, which is one fold: give one of them"
+        )
+    drawn = [name for name in ("validation", "split_seed") if name in given]
+    if drawn and "validation" in samples.parts:
+        option = drawn[0].replace("_", "-")
+        raise DataError(
+            f"--{option} is for splits without a validation part, and that of --split has one: leave it out"
+        )
 
 
 def _compare(options: argparse.Namespace) -> None:

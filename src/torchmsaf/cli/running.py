@@ -42,6 +42,9 @@ def by_modality(texts: Sequence[str] | None, option: str, needed: str) -> dict[s
         modality, equals, value = text.partition("=")
         if not equals:
             raise DataError(f"{option} {text!r}: expected {needed}")
+        if not (modality and value):
+            missing = needed.split()[0].split("=")[-1] if modality else "the name before ="
+            raise DataError(f"{option} {text!r}: {missing} is missing; expected {needed}")
         if modality in found:
             raise DataError(f"{option} is given twice for {modality!r}")
         found[modality] = value

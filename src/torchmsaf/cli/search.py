@@ -13,6 +13,7 @@ from torchmsaf.errors import DataError
 
 if TYPE_CHECKING:
     from torchmsaf.experiments.search.search import Tried
+    from torchmsaf.experiments.search.space import SearchSettings
 
 # options of the search, and what they are in SearchSettings
 _SEARCH = ("levels", "iterations", "sampled", "search_epochs", "inner", "share")
@@ -56,7 +57,7 @@ def _search(options: argparse.Namespace) -> None:
 
     known = ConfigParser(add_help=False, allow_abbrev=False)
     _add(known)
-    settings = action.read(known, options)
+    settings = action.read(known, options, arrays=False)
     seed = settings["seed"] or 0
     chosen = {name.removeprefix("search_"): settings[name] for name in _SEARCH if settings[name] is not None}
     for name in _SEARCH:
@@ -73,14 +74,14 @@ def _search(options: argparse.Namespace) -> None:
         out,
         settings=search_settings,
         resume=settings["resume"],
-        report=_report,
+        report=lambda tried: _report(tried, search_settings),
         jobs=settings["jobs"],
         threads=1 if settings["threads"] is None else settings["threads"],
         accelerator=settings["accelerator"],
     )
     print("The best on validation samples, by accuracy; as the best of many their figures are too high:")
     for architecture, accuracy in found.ranked()[:5]:
-        print(f"  {100 * accuracy:5.1f}  {write_architecture(architecture)}")
+        print(f"  {100 * accuracy:5.1f} %  {write_architecture(architecture)}")
     places = "; ".join(
         f"{name}: {', '.join(f'{k} {place}' for k, place in enumerate(names))}"
         for name, names in zip(comparison.samples.modalities, found.places, strict=True)
@@ -90,9 +91,13 @@ def _search(options: argparse.Namespace) -> None:
     print(f"Results: {out} (search.json)", file=sys.stderr)
 
 
-def _report(tried: Tried) -> None:
-    guess = "" if tried.predicted is None else f", guessed {100 * tried.predicted:.1f}"
+def _report(tried: Tried, settings: SearchSettings) -> None:
+    from torchmsaf.fusion.mfas import write_architecture
+
+    guess = "" if tried.predicted is None else f", guessed {100 * tried.predicted:.1f} %"
     print(
-        f"round {tried.iteration + 1}, level {tried.level + 1}: {tried.architecture} {100 * tried.accuracy:.1f}{guess}",
+        f"round {tried.iteration + 1} of {settings.iterations}, level {tried.level + 1} of {settings.levels}, "
+        f"{tried.number} of {tried.of}: {write_architecture(tried.architecture)}, "
+        f"validation accuracy {100 * tried.accuracy:.1f} %{guess}",
         file=sys.stderr,
     )

@@ -56,6 +56,6 @@ def _synth(options: argparse.Namespace) -> None:
     with told_progress("clips") as told:
         made = write_ntu(options.out, corpus, jobs=options.jobs, told=told)
     print(
-        f"{counted(made.clips, 'made-up clip')}, and one without skeletons: {options.out}. "
+        f"{counted(made.clips + len(made.missing), 'made-up clip')}, one of them without skeletons: {options.out}. "
         "Scores on them say nothing about actions."
     )

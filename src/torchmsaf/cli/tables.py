@@ -10,7 +10,10 @@ def add_table(table: argparse.ArgumentParser) -> None:
     """The options of ``torchmsaf table``."""
     table.add_argument("folder", type=Path)
     table.add_argument("--format", choices=("text", "markdown", "html"), default="text", help="(default: text)")
-    told = "the row that differences are to, by its name in the table (default: the best unimodal row by validation)"
+    told = (
+        "the row that differences are to, by its name in the table, or as --methods takes it: name:option=value,... "
+        "(default: the best unimodal row by validation)"
+    )
     table.add_argument("--reference", help=told, metavar="ROW")
     told = "validation: scores to look for reasons in, which also chose the epochs (default: test)"
     table.add_argument("--part", choices=("test", "validation"), default="test", help=told)

@@ -74,7 +74,7 @@ def load_arrays(
         raise DataError(f"{file.path} has {target!r} as one array a part; pass split={template!r}")
     columns = {role: file.read(key, role) for role, key in roles.items() if key is not None}
     features = _read_features(file, roles, modalities, _rows(columns["target"]))
-    _check_lengths(file, {**{str(roles[role]): array for role, array in columns.items()}, **features})
+    _check_lengths(file, {str(roles[role]): array for role, array in columns.items()}, features)
     names = texts(columns["ids"], str(ids)) if ids is not None else tuple(map(str, range(len(columns["target"]))))
     values, classes = read_target(columns["target"], target, regression)
     prepared = {key: _prepare(key, array, missing) for key, array in features.items()}
@@ -118,17 +118,19 @@ def _rows(array: NDArray[Any]) -> int:
     return 0 if array.ndim == 0 else len(array)
 
 
-def _check_lengths(file: ArrayFile, arrays: dict[str, NDArray[Any]]) -> None:
-    lengths = {key: _rows(array) for key, array in arrays.items()}
+def _check_lengths(file: ArrayFile, columns: dict[str, NDArray[Any]], features: dict[str, NDArray[Any]]) -> None:
+    lengths = {key: _rows(array) for key, array in {**columns, **features}.items()}
     empty = [key for key, rows in lengths.items() if rows == 0]
     if empty:
         raise DataError(f"{file.path}: {', '.join(empty)} {'is' if len(empty) == 1 else 'are'} empty: 0 rows")
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{key} {rows}" for key, rows in lengths.items())
-        raise DataError(
-            f"{file.path}: the arrays differ in length; one row a sample is needed: {found}. To leave one out, name the "
-            "modalities"
-        )
+        rows = {lengths[key] for key in features}
+        advice = "To leave one out, name the modalities"
+        if len(rows) == 1:
+            wrong = [key for key in columns if lengths[key] not in rows]
+            advice = f"{', '.join(wrong)} must have {rows.pop()} too"
+        raise DataError(f"{file.path}: the arrays differ in length; one row a sample is needed: {found}. {advice}")
 
 
 def _prepare(key: str, array: NDArray[Any], missing: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

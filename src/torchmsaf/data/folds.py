@@ -16,6 +16,10 @@ from torchmsaf.errors import ProtocolError, require
 
 Rows = NDArray[np.int64]
 
+# where a class has no training sample: nothing is drawn, or folds are
+_ADVICE = "take in samples of it of more subjects or groups, who train, or leave the class out"
+_OTHER_DRAW = "use other folds, less validation or another seed, or remove the class"
+
 
 @dataclass(frozen=True, eq=False)
 class Fold:
@@ -89,11 +93,11 @@ def make_protocol(samples: Samples, *, folds: int = 5, validation: float = 0.2, 
     else:
         protocol = _ungrouped(samples, folds, validation, seed)
     for fold in protocol.folds:
-        check_fold(fold, samples)
+        check_fold(fold, samples, advice=_ADVICE if samples.parts is not None else _OTHER_DRAW)
     return protocol
 
 
-def check_fold(fold: Fold, samples: Samples, *, chosen_on_test: bool = False) -> None:
+def check_fold(fold: Fold, samples: Samples, *, chosen_on_test: bool = False, advice: str = _ADVICE) -> None:
     """Refuse a fold that leaks or cannot be trained.
 
     Args:
@@ -101,6 +105,7 @@ def check_fold(fold: Fold, samples: Samples, *, chosen_on_test: bool = False) ->
         samples: whose rows the fold has.
         chosen_on_test: the protocol says that it validates on samples of its test part. Then all of them must be, and all
             else is checked as ever.
+        advice: what to do where a class has no training sample.
 
     Raises:
         ProtocolError: a part is empty, not sorted or out of range; a sample or a group is in two parts; a class does
@@ -130,8 +135,7 @@ def check_fold(fold: Fold, samples: Samples, *, chosen_on_test: bool = False) ->
         absent = [samples.classes[index] for index in np.setdiff1d(target, target[fold.train])]
         if absent:
             raise ProtocolError(
-                f"fold {fold.index}: no training sample of class {', '.join(repr(name) for name in absent)}; "
-                "use other folds, less validation or another seed, or remove the class"
+                f"fold {fold.index}: no training sample of class {', '.join(repr(name) for name in absent)}; {advice}"
             )
 
 

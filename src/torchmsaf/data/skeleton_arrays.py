@@ -13,11 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchmsaf.data.array_files import open_arrays
 from torchmsaf.data.arrays import load_arrays
 from torchmsaf.data.samples import Samples, fingerprint
 from torchmsaf.errors import DataError
 
 NAME = "skeleton"
+_NEEDED = f"{NAME!r} of shape (n, C, T, V) or (n, C, T, V, persons) is needed"
 
 
 def load_skeletons(
@@ -47,13 +49,18 @@ def load_skeletons(
         DataError: as :func:`~torchmsaf.data.arrays.load_arrays`; there is no ``skeleton``, or it is of another shape; a
             sample whose skeleton is all zeros.
     """
-    samples = load_arrays(
-        path, target=target, group=group, split=split, modalities=modalities, missing=missing, regression=False
-    )
+    try:
+        samples = load_arrays(
+            path, target=target, group=group, split=split, modalities=modalities, missing=missing, regression=False
+        )
+    except DataError as error:
+        if modalities is None or NAME in modalities:
+            _check_axes(path, error)
+        raise
     value = samples.features.get(NAME)
     if not isinstance(value, Tensor) or value.dim() not in (4, 5):
         found = ", ".join(f"{key} {tuple(x.shape)}" for key, x in samples.features.items())
-        raise DataError(f"{path}: {NAME!r} of shape (n, C, T, V) or (n, C, T, V, persons) is needed; there is {found}")
+        raise DataError(f"{path}: {_NEEDED}; there is {found}")
     value, lengths = _persons_first(value if value.dim() == 5 else value.unsqueeze(-1))
     here = samples.present[:, samples.modalities.index(NAME)]
     if empty := [samples.ids[row] for row in ((lengths == 0) & here).nonzero()[:, 0].tolist()]:
@@ -67,6 +74,14 @@ def load_skeletons(
         lengths={NAME: lengths},
         fingerprint=fingerprint(tensors, samples.target, samples.present, {**names, "persons": lengths.tolist()}),
     )
+
+
+def _check_axes(path: str | Path, error: DataError) -> None:
+    """What was wrong in other words, where it is the skeletons' number of axes."""
+    file = open_arrays(path)
+    shape = file.read(NAME, "modality").shape if NAME in file.keys else None
+    if shape is not None and len(shape) not in (4, 5):
+        raise DataError(f"{path}: {_NEEDED}; there is {NAME} {shape}") from error
 
 
 def _persons_first(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from torchmsaf.data.folds import Fold
 from torchmsaf.data.whole_files import whole_file
 from torchmsaf.errors import DataError, ProtocolError
 from torchmsaf.experiments.compare import Comparison, compare
+from torchmsaf.experiments.plain_data import difference, is_same, what_is_wrong
 from torchmsaf.experiments.results import ResultFolder
 from torchmsaf.experiments.search.candidate import FeaturePart
 from torchmsaf.experiments.search.search import SearchResult, Tried, search
@@ -45,13 +46,14 @@ def search_architecture(
         comparison: its networks, data and first fold and seed; its methods do not count.
         out: the result folder.
         settings: of the search; None = the published ones.
-        resume: go on with what is there.
+        resume: go on with what is there. A search that shares layers begins anew, with the networks that are there.
         report: is called with each architecture that was tried.
         **running: ``jobs``, ``threads`` and ``accelerator`` of :func:`~torchmsaf.experiments.compare.compare`.
 
     Raises:
         ProtocolError: the protocol validates on test samples.
-        DataError: a modality is absent from some samples, or is standardized in memory, or there is one modality alone.
+        DataError: a modality is absent from some samples, or is standardized in memory, or there is one modality alone;
+            with ``resume``, the folder has another search, or one that would begin anew.
         TorchmsafError: as :func:`~torchmsaf.experiments.compare.compare`.
     """
     samples = comparison.samples
@@ -66,6 +68,9 @@ def search_architecture(
         )
     if any(isinstance(x, Tensor) for x in samples.features.values()):
         raise DataError(f"{samples.name}: a search needs prepared clips, and these are arrays")
+    chosen = settings or SearchSettings()
+    if resume:
+        _check_same(Path(out), chosen)
     fold = comparison.protocol.folds[0]
     alone = replace(
         comparison,
@@ -76,7 +81,6 @@ def search_architecture(
     )
     compare(alone, out, resume=resume, **running)
     train, dev = _features(alone, ResultFolder(out), fold)
-    chosen = settings or SearchSettings()
     record = None if chosen.share else Path(out) / "architectures.json"
     if not resume and record is not None:
         record.unlink(missing_ok=True)
@@ -84,6 +88,30 @@ def search_architecture(
     with whole_file(Path(out) / "search.json") as part:
         part.write_text(json.dumps(found.plain(), indent=1) + "\n", encoding="utf-8")
     return found
+
+
+def _check_same(out: Path, settings: SearchSettings) -> None:
+    """Refuse to put the result of another search in place of what is there."""
+    path = out / "search.json"
+    if settings.share:
+        if there := [one.name for one in (path, out / "architectures.json") if one.exists()]:
+            raise DataError(
+                f"{out} has {there[0]} already, and a search that shares layers (--share) does not go on, as its layers "
+                "are not kept: choose another --out"
+            )
+        return
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON ({error}); delete it, or choose another --out") from error
+    if (wrong := what_is_wrong(found, {"settings": dict})) is not None:
+        raise DataError(f"{path} is not the result of a search: {wrong}; delete it, or choose another --out")
+    if not is_same(found["settings"], asdict(settings)):
+        raise DataError(
+            f"{path}: of another search{difference(found['settings'], asdict(settings))}; choose another --out"
+        )
 
 
 def _features(comparison: Comparison, folder: ResultFolder, fold: Fold) -> tuple[FeaturePart, FeaturePart]:

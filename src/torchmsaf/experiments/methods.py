@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
+
 from torchmsaf.errors import FusionInputError, require
 from torchmsaf.fusion.registry import METHODS, Stage, find_method, list_fusions
-from torchmsaf.tasks.systems.registry import SYSTEMS, list_systems
+from torchmsaf.tasks.systems.registry import SYSTEMS, create_system, list_systems
 
 
 @dataclass(frozen=True)
@@ -124,3 +126,47 @@ def _all_methods(regression: bool, modalities: int | None, named: Sequence[str])
     whole = [one for one in list_systems() if one.takes(named) and (one.regression or not regression)]
     identity = MethodChoice("msaf", {"identity_start": True})
     return [*(MethodChoice(one.name) for one in able), identity, *(MethodChoice(one.name) for one in whole)]
+
+
+def fitting_methods(
+    texts: Sequence[str], shapes: Mapping[str, Sequence[int]], *, shipped: bool = False
+) -> tuple[list[MethodChoice], dict[str, list[str]]]:
+    """The methods of classes that fit the modalities there are; those that the user names stay, whether they fit or not.
+
+    Args:
+        texts: as :func:`choose_methods` takes them.
+        shapes: modality -> shape of one sample, in declared order.
+        shipped: nobody named them; then fusions need two modalities.
+
+    Returns:
+        The methods, and by the reason, in words, the names of those that were left out.
+
+    Raises:
+        FusionInputError: as :func:`choose_methods`.
+    """
+    chosen = choose_methods(texts, regression=False, modalities=len(shapes), named=tuple(shapes))
+    named = [] if shipped else [parse_method(text) for text in texts if text != "all"]
+    others = [MethodChoice(one.name) for one in list_fusions() if "all" in texts and not one.takes(len(shapes))]
+    left_out: dict[str, list[str]] = {}
+    for choice in [*chosen, *others]:
+        if choice not in named and (why := _why_not(choice, shapes, 2 if shipped else 1)) is not None:
+            left_out.setdefault(why, []).append(choice.name)
+            chosen = [one for one in chosen if one != choice]
+    return chosen, left_out
+
+
+def _why_not(choice: MethodChoice, shapes: Mapping[str, Sequence[int]], fewest: int) -> str | None:
+    """Why a method cannot be built, in words; None = it can."""
+    count = len(shapes)
+    if choice.name not in SYSTEMS:
+        if count >= fewest and find_method(choice.name).takes(count):
+            return None
+        return "there is one modality" if count == 1 else f"there are {count} modalities"
+    if not SYSTEMS[choice.name].takes(tuple(shapes)):
+        return f"the data have {', '.join(shapes)}"
+    try:
+        with torch.device("meta"):
+            create_system(choice.name, shapes, 2, kind="classification", **choice.options)
+    except FusionInputError as error:
+        return str(error).removeprefix(f"{choice.name}: ")
+    return None

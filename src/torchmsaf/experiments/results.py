@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,12 +28,15 @@ from torch import Tensor
 
 from torchmsaf.analysis.published_actions import build_published_actions
 from torchmsaf.analysis.published_tables import Published, build_published
+from torchmsaf.analysis.references import row_made_by
 from torchmsaf.analysis.report import render_html, render_markdown, render_text
 from torchmsaf.analysis.robustness import Robustness, build_robustness
 from torchmsaf.analysis.table import Part, Table, build_table, label
+from torchmsaf.analysis.training_notes import note_on_divergence, notes_on_training
 from torchmsaf.data.ntu import FIRST_ACTIONS
 from torchmsaf.data.whole_files import whole_file
-from torchmsaf.errors import ResultError, require
+from torchmsaf.errors import FusionInputError, ResultError, require
+from torchmsaf.experiments.methods import parse_method
 from torchmsaf.experiments.plain_data import difference, is_same, what_is_wrong, without_nan
 from torchmsaf.tasks.model_file import ModelSpec, model_bytes
 
@@ -216,15 +218,28 @@ def make_table(folder: ResultFolder, *, reference: str | None = None, part: Part
 
     Args:
         folder: with the records.
-        reference: the name of the row that differences are to; default: the best unimodal network by validation.
+        reference: the row that differences are to, by its name, or as ``--methods`` takes it; default: the best unimodal
+            network by validation.
         part: the samples that scores are of.
 
     Raises:
-        ResultError: nothing is on record, or there is no such row.
+        ResultError: nothing is on record; there is no such row, or there are several.
     """
     told = _told(folder)
-    table = build_table(**told, reference=reference, part=part)
-    return replace(table, notes=(*table.notes, *_note_on_divergence(folder.records())))
+    table = build_table(**told, reference=_row_name(told["records"], reference), part=part)
+    further = [*notes_on_training(folder.config()), *note_on_divergence(folder.records())]
+    return replace(table, notes=(*table.notes, *further))
+
+
+def _row_name(records: Sequence[Json], asked: str | None) -> str | None:
+    """The name of the row that is asked for; what is asked where it is the name of none."""
+    if asked is None or asked in map(label, records):
+        return asked
+    try:
+        choice = parse_method(asked)
+    except FusionInputError:
+        return asked
+    return row_made_by(records, choice.name, choice.options) or asked
 
 
 def make_robustness(folder: ResultFolder) -> Robustness | None:
@@ -268,15 +283,6 @@ def _told(folder: ResultFolder) -> dict[str, Any]:
         "expected_runs": protocol["folds"] * len(config["seeds"]),
         "chosen_on_test": bool(protocol.get("chosen_on_test")),
     }
-
-
-def _note_on_divergence(records: Sequence[Json]) -> list[str]:
-    counts = Counter(label(record) for record in records if record["diverged"] and record["stage"] != "start")
-    starts = Counter(record["modality"] for record in records if record["diverged"] and record["stage"] == "start")
-    told = [f"{name} ({number})" for name, number in counts.items()]
-    told += [f"the start of every row from {name} ({number})" for name, number in starts.items()]
-    advice = "The best epoch before that was kept. A smaller --learning-rate may help."
-    return [f"Trainings whose loss became no finite number: {', '.join(told)}. {advice}"] if told else []
 
 
 def write_tables(folder: ResultFolder) -> Table:

@@ -284,7 +284,7 @@ def test_what_cannot_be_made_is_refused(change: dict[str, object], told: str, tm
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--subjects", "3", "--cameras", "1", "--actions", "1", "51", "--frames", "8", "--size", "48x32"]
     assert main(["synth", "ntu", "--out", str(tmp_path / "raw"), "--jobs", "1", *arguments]) == 0
-    assert "12 made-up clips, and one without skeletons" in capsys.readouterr().out
+    assert "13 made-up clips, one of them without skeletons" in capsys.readouterr().out
     assert len(list((tmp_path / "raw" / VIDEOS).iterdir())) == 13
     with pytest.raises(SystemExit):
         main(["synth", "ntu", "--out", str(tmp_path), "--size", "48"])

@@ -35,6 +35,8 @@ class Tried:
         predicted: what the surrogate had guessed; None in the first step, where nothing is known.
         iteration: counted from 0.
         level: the layer that was unfolded, counted from 0.
+        number: of those of its step, counted from 1.
+        of: how many its step has.
     """
 
     architecture: Architecture
@@ -42,6 +44,8 @@ class Tried:
     predicted: float | None
     iteration: int
     level: int
+    number: int
+    of: int
 
 
 @dataclass(frozen=True)
@@ -134,10 +138,10 @@ def search(
             guesses = surrogate.predict(candidates) if tried else None
             rows = range(len(candidates)) if guesses is None else draw(guesses, chosen.sampled, heat, random)
             measured = []
-            for row in rows:
+            for number, row in enumerate(rows, 1):
                 accuracy = known.get(candidates[row], evaluator)
                 guess = None if guesses is None else guesses[row]
-                measured.append(Tried(candidates[row], accuracy, guess, iteration, level))
+                measured.append(Tried(candidates[row], accuracy, guess, iteration, level, number, len(rows)))
                 if report is not None:
                     report(measured[-1])
             if guesses is None:
