@@ -128,7 +128,7 @@ def test_train_leaves_a_model_that_predicts_as_it_was_tested(
     folder = tmp_path / f"runs/sentiment-{name}-seed-3"
     assert f"Model: runs/sentiment-{name}-seed-3/model.safetensors" in error
     network, spec = load_model(folder / "model.safetensors")
-    assert (spec.method, spec.kind, spec.joint, spec.outputs) == (name, "sentiment", True, 1)
+    assert (spec.method, spec.kind, spec.decision, spec.outputs) == (name, "sentiment", "joint", 1)
     assert not network.training
     assert spec.about["task"] == "sentiment"
     assert spec.about["made_up"] is True
