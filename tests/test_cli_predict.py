@@ -81,13 +81,17 @@ def test_what_a_clip_lacks_is_absent_and_told(run: Run, raw: Path, tmp_path: Pat
 
 
 def test_a_file_that_cannot_be_read_stops_no_other(run: Run, raw: Path, tmp_path: Path) -> None:
-    model = written(tmp_path / "model.safetensors")
+    model = written(tmp_path / "model.safetensors", notes=["Mind the wiring."])
     broken = tmp_path / "broken.skeleton"
     broken.write_text("3\n")
     code, out, error = run("predict", model, broken, next(raw.rglob("*A001.skeleton")), "--format", "json")
     assert code == 1
     assert len(json.loads(out)) == 1
     assert error.startswith(f"torchmsaf: 1 of 2 clips could not be read:\n  {broken}: ")
+    code, out, error = run("predict", model, tmp_path / "nothing.avi", next(raw.rglob("*A001.skeleton")))
+    assert code == 1
+    assert out.endswith("which the model knows.\nMind the wiring.\n")
+    assert error.startswith(f"torchmsaf: 1 of 2 clips could not be read:\n  {tmp_path}/nothing.avi: there is no such")
 
 
 @pytest.mark.parametrize(
@@ -96,8 +100,16 @@ def test_a_file_that_cannot_be_read_stops_no_other(run: Run, raw: Path, tmp_path
         ({}, ["nothing.avi"], "nothing.avi: there is no such file"),
         ({}, ["clip.txt"], "clip.txt is no clip: they end in .skeleton"),
         ({}, ["a.avi", "--landmarks", "a.csv"], "--landmarks are for a model of emotions, and this is one of actions"),
-        ({"task": "sentiment"}, ["a.csd"], "a model of sentiment, which takes the features of utterances and no files"),
-        ({"task": None}, ["a.avi"], "the model's task is None; 'emotion' is needed"),
+        (
+            {"task": "sentiment"},
+            ["a.csd"],
+            "is a model of sentiment, and predict takes those of emotions and of clips of actions",
+        ),
+        (
+            {"task": None},
+            ["a.avi"],
+            "is a model of arrays, and predict takes those of emotions and of clips of actions",
+        ),
         ({"task": None, "released": "i3d"}, ["a.avi"], "holds i3d weights: a start for training (--pretrained)"),
     ],
 )

@@ -42,7 +42,7 @@ def test_what_is_as_by_default_or_not_on_record_has_no_note(plain: dict[str, Any
     [
         (
             config(pretrained={"rgb": "f17", "skeleton": "212"}),
-            "Networks that begin with given weights (--pretrained): rgb, skeleton. All others begin with random ones.",
+            "The networks of one modality, which are trained first, begin with given weights (--pretrained): rgb, skeleton.",
         ),
         (
             config(recipe={"alternate": True}),

@@ -208,7 +208,7 @@ def test_no_result_of_a_search_is_put_in_place_of_anothers(
         searched(prepared, cut, shared, resume=True)
     content = replace(first[0], settings=shared).plain()
     (cut / "search.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"search.json: of another search.share: true there, false now"):
+    with pytest.raises(DataError, match=r"search.json: of another search \(share: true there, false now\)"):
         searched(prepared, cut, resume=True)
     assert json.loads((cut / "search.json").read_text()) == json.loads(json.dumps(content))
     for text, said in (("{", "cannot be read as JSON"), ("{}", "is not the result of a search: it has no 'settings'")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -82,7 +83,7 @@ def test_a_clip_is_what_its_prepared_clip_is_in_evaluation(raw: Path, prepared: 
     some = prepared[draw]
     network, spec = made(some, draw=draw)
     model = ActionModel(network.train(), spec)
-    clips = find_clips([raw])
+    clips, _ = find_clips([raw])
     with torch.no_grad():
         inputs, present, lengths = in_evaluation(some, draw)
         fused = network.eval()(inputs, present, lengths)
@@ -122,7 +123,9 @@ def test_without_a_modality_it_is_absent_to_the_fusion(raw: Path, prepared: dict
         present[:, number] = True
         with torch.no_grad():
             fused = network.eval()(inputs, present, lengths)
-        files = {key: file for key, file in find_clips([raw])[names_of(prepared["random"])[1]].items() if key == name}
+        files = {
+            key: file for key, file in find_clips([raw])[0][names_of(prepared["random"])[1]].items() if key == name
+        }
         said = model.predict(files)
         assert said.absent == ({"rgb": "skeleton", "skeleton": "rgb"}[name],)
         assert list(said.alone) == list(said.files) == [name]
@@ -131,18 +134,19 @@ def test_without_a_modality_it_is_absent_to_the_fusion(raw: Path, prepared: dict
 
 
 def test_a_network_alone_reads_its_own_file_and_says_what_is_lacking(raw: Path, prepared: dict[str, Prepared]) -> None:
-    files = next(iter(find_clips([raw]).values()))
+    files = next(iter(find_clips([raw])[0].values()))
     model = ActionModel(*made(prepared["random"], None, names=("skeleton",)))
     said = model.predict({**files, "rgb": Path(__file__)})  # which is not read
     assert list(said.files) == ["skeleton"]
     assert said.attention == []
+    assert said.alone == {}  # which would be the prediction again
     assert said.absent == ()
     with pytest.raises(DataError, match="S001C001P001R001A001: there is rgb of it, and the model takes skeleton"):
         model.predict({"rgb": files["rgb"]})
 
 
 def test_a_system_of_poses_reads_skeletons_alone(raw: Path, prepared: dict[str, Prepared]) -> None:
-    files = next(iter(find_clips([raw]).values()))
+    files = next(iter(find_clips([raw])[0].values()))
     model = ActionModel(*made(prepared["random"], "pose_image"))
     said = model.predict(files)
     assert list(said.files) == ["skeleton"]
@@ -157,7 +161,7 @@ def test_a_file_goes_through_load(raw: Path, prepared: dict[str, Prepared], tmp_
     network, spec = made(prepared["random"], made_up=True)
     path = tmp_path / "model.safetensors"
     path.write_bytes(model_bytes(network.state_dict(), spec))
-    files = {key: file.path for key, file in next(iter(find_clips([raw]).values())).items()}
+    files = {key: file.path for key, file in next(iter(find_clips([raw])[0].values())).items()}
     said = ActionModel.load(path).predict(files)
     assert said.made_up_model
     assert said == ActionModel(network, spec).predict(files)
@@ -170,6 +174,11 @@ def test_a_file_goes_through_load(raw: Path, prepared: dict[str, Prepared], tmp_
     [
         ({"task": "emotion"}, "the model's task is 'emotion'; 'action' is needed"),
         ({"classes": ["A001 drink water"]}, "the model has 2 outputs and names 1 classes"),
+        ({"classes": 5}, "the model's classes are 5; a list of different names is needed"),
+        ({"classes": ["same", "same"]}, "a list of different names is needed"),
+        ({"parameters": []}, "is no list of names and values"),
+        ({"draw": "x"}, "trained with draw 'x'; random, published, none are known"),
+        ({"parameters": {"frames": 5, "size": 16}}, "frames larger than the 16 pixels"),
         ({"parameters": {"skeletons": "poses", "bodies": "2"}}, "trained on poses out of a pickle"),
         ({"parameters": {"recipe": 99, "frames": 5, "size": 40}}, "prepared with recipe = 99"),
     ],
@@ -211,7 +220,8 @@ def copied(raw: Path, to: Path, *names: str) -> None:
 def test_files_are_paired_by_name_wherever_they_lie(raw: Path, tmp_path: Path) -> None:
     copied(raw, tmp_path, "b/10.skeleton", "a/2_rgb.AVI", "a/10.avi", "b/2.skeleton", "a/10.txt.skeleton")
     (tmp_path / "a" / "notes.txt").write_text("left alone")
-    found = find_clips([tmp_path, tmp_path / "a" / "10.avi"])
+    found, refused = find_clips([tmp_path, tmp_path / "a" / "10.avi"])
+    assert not refused
     assert list(found) == ["2", "10", "10.txt"]
     assert {name: sorted(files) for name, files in found.items()} == {
         "2": ["rgb", "skeleton"],
@@ -219,42 +229,68 @@ def test_files_are_paired_by_name_wherever_they_lie(raw: Path, tmp_path: Path) -
         "10.txt": ["skeleton"],
     }
     assert [file.path.name for file in found["2"].values()].count("2_rgb.AVI") == 1
-    assert find_clips([tmp_path / "b" / "10.skeleton"])["10"]["skeleton"].path == tmp_path / "b" / "10.skeleton"
+    assert find_clips([tmp_path / "b" / "10.skeleton"])[0]["10"]["skeleton"].path == tmp_path / "b" / "10.skeleton"
 
 
 def test_files_of_one_name_in_several_folders_are_paired_by_folder(raw: Path, tmp_path: Path) -> None:
-    copied(raw, tmp_path, "walk/1.avi", "walk/1.skeleton", "run/1.avi", "run/1.skeleton")
-    found = find_clips([tmp_path])
-    assert list(found) == ["run/1", "walk/1"]
-    assert all({file.path.parent.name for file in files.values()} == {name[:-2]} for name, files in found.items())
+    copied(raw, tmp_path, "walk/1.avi", "walk/1.skeleton", "run/1.avi", "run/1.skeleton", "run/2.avi")
+    found, refused = find_clips([tmp_path])
+    assert not refused
+    assert list(found) == ["2", "run/1", "walk/1"]
+    assert {file.path.parent.name for file in found["run/1"].values()} == {"run"}
     copied(raw, tmp_path, "run/1_rgb.avi")
-    with pytest.raises(DataError, match=r"run/1(_rgb)?\.avi and .*run/1(_rgb)?\.avi are both the rgb of one clip"):
-        find_clips([tmp_path])
+    found, (refused,) = find_clips([tmp_path])
+    assert list(found) == ["2", "walk/1"]  # which one is stopped, no other
+    assert re.search(r"run/1(_rgb)?\.avi and .*run/1(_rgb)?\.avi are both the rgb of one clip: give one", refused)
+
+
+def test_folders_of_one_name_are_not_one_folder(raw: Path, tmp_path: Path) -> None:
+    copied(raw, tmp_path, "a/d/x.avi", "b/d/x.skeleton", "c/e/x.avi")
+    found, refused = find_clips([tmp_path])
+    assert not refused
+    assert {name: list(files) for name, files in found.items()} == {
+        "a/d/x": ["rgb"],
+        "b/d/x": ["skeleton"],
+        "c/e/x": ["rgb"],
+    }
+    copied(raw, tmp_path / "more", "s1/skel/x.skeleton", "s2/skel/x.skeleton")
+    found, refused = find_clips([tmp_path / "more" / "s1", tmp_path / "more" / "s2"])
+    assert (list(found), refused) == (["s1/skel/x", "s2/skel/x"], [])
 
 
 def test_archives_are_read(raw: Path, prepared: dict[str, Prepared], tmp_path: Path) -> None:
-    files = next(iter(find_clips([raw]).values()))
+    files = next(iter(find_clips([raw])[0].values()))
     with zipfile.ZipFile(tmp_path / "clips.zip", "w") as archive:
         for file in files.values():
             archive.write(file.path, file.name)
     model = ActionModel(*made(prepared["random"]))
-    ((name, packed),) = find_clips([tmp_path / "clips.zip"]).items()
+    ((name, packed),) = find_clips([tmp_path / "clips.zip"])[0].items()
     said = model.predict(packed, name)
     assert said.probabilities == model.predict(files).probabilities
     assert set(said.files.values()) == {f"clips.zip!{file.name}" for file in files.values()}
 
 
-def test_what_is_no_clip_is_said(raw: Path, tmp_path: Path) -> None:
+def test_what_is_no_clip_is_said_and_stops_no_other(raw: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "model.txt").write_text("text")
-    for path, reason in {
-        "nothing.avi": "nothing.avi: there is no such file",
-        "model.txt": r"model.txt is no clip: they end in \.skeleton, \.avi, \.mp4, \.mkv, \.mov or \.webm",
-        "empty": "empty has no clips, which end in",
-        "nothing": "nothing is no clip",
-    }.items():
-        with pytest.raises(DataError, match=reason):
-            find_clips([tmp_path / path])
     (tmp_path / "broken.zip").write_text("no archive")
-    with pytest.raises(DataError, match=r"broken\.zip"):
-        find_clips([tmp_path / "broken.zip"])
+    copied(raw, tmp_path, "good/a.avi")
+    (tmp_path / "good" / "b.avi").symlink_to("nothing")
+    (tmp_path / "good" / "c.zip").write_text("no archive")
+    names = ["nothing.avi", "model.txt", "empty", "nothing", "broken.zip", "good"]
+    found, refused = find_clips([tmp_path / name for name in names])
+    assert list(found) == ["a"]
+    for said, reason in zip(
+        refused,
+        [
+            "nothing.avi: there is no such file",
+            "model.txt is no clip: they end in .skeleton, .avi, .mp4, .mkv, .mov or .webm",
+            "empty has no clips, which end in",
+            "nothing is no clip",
+            "broken.zip is no zip archive",
+            "good: b.avi: cannot be read",
+            "good: c.zip: the archive is broken",
+        ],
+        strict=True,
+    ):
+        assert reason in said

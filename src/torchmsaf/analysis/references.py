@@ -12,8 +12,8 @@ from torchmsaf.errors import ResultError
 def row_made_by(records: Sequence[Record], method: str, options: Mapping[str, Any]) -> str | None:
     """The name of the row of a method with these options, as :func:`~torchmsaf.analysis.table.label` has it.
 
-    A row fits when it has all options that are given; it may have others, as a task's own defaults. One that has no others
-    goes first.
+    A row fits when it has all options that are given; it may have others, as a task's own defaults. The one with
+    the fewest others goes first.
 
     Args:
         records: of the table.
@@ -30,11 +30,12 @@ def row_made_by(records: Sequence[Record], method: str, options: Mapping[str, An
     for record in records:
         own = record.get("options") or {}
         # a unimodal row has the name of its modality, which may be that of a method
-        same = record["stage"] != "unimodal" and record["method"] == method
+        same = record["stage"] not in ("unimodal", "start") and record["method"] == method
         if same and all(key in own and own[key] == value for key, value in options.items()):
             fitting[label(record)] = own
-    exact = [name for name, own in fitting.items() if len(own) == len(options)]
-    names = exact if len(exact) == 1 else list(fitting)
+    fewest = min(map(len, fitting.values()), default=0)
+    nearest = [name for name, own in fitting.items() if len(own) == fewest]
+    names = nearest if len(nearest) == 1 else list(fitting)
     if len(names) > 1:
         given = "".join(f", {key}={value}" for key, value in options.items())
         raise ResultError(

@@ -22,7 +22,7 @@ def notes_on_training(config: Mapping[str, Any]) -> list[str]:
     if given := config.get("pretrained"):
         names = ", ".join(given)
         notes.append(
-            f"Networks that begin with given weights (--pretrained): {names}. All others begin with random ones."
+            f"The networks of one modality, which are trained first, begin with given weights (--pretrained): {names}."
         )
     if (config.get("recipe") or {}).get("alternate"):
         notes.append(

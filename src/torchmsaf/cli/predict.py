@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torchmsaf.errors import DataError, TorchmsafError
 
 if TYPE_CHECKING:
+    from torchmsaf.data.prepare.raw import RawFile
     from torchmsaf.tasks.action_prediction import ClipAction
     from torchmsaf.tasks.emotion_prediction import ClipEmotion
 
@@ -36,16 +37,18 @@ def add_predict(predict: argparse.ArgumentParser) -> None:
 def _predict(options: argparse.Namespace) -> None:
     from torchmsaf.tasks.clip_model import read_about
 
-    task = read_about(options.model).get("task")
+    about = read_about(options.model)
+    task = about.get("task")
     if task == "action":
         _actions(options)
-    elif task == "sentiment":
-        raise DataError(
-            f"{options.model} is a model of sentiment, which takes the features of utterances and no files: read it with "
-            "torchmsaf.tasks.model_file.load_model"
-        )
-    else:
+    elif task == "emotion" or "released" in about:
         _emotions(options)
+    else:
+        named = f"of {task}" if isinstance(task, str) else "of arrays"
+        raise DataError(
+            f"{options.model} is a model {named}, and predict takes those of emotions and of clips of actions: read it with "
+            "torchmsaf.tasks.model_file.load_model, and give it arrays"
+        )
 
 
 def _emotions(options: argparse.Namespace) -> None:
@@ -54,7 +57,7 @@ def _emotions(options: argparse.Namespace) -> None:
     model = EmotionModel.load(options.model)
     landmarks = match_landmarks(options.clips, options.landmarks)
     pairs = list(zip(options.clips, landmarks, strict=True))
-    _tell(pairs, lambda pair: model.predict(*pair), _lines_of_emotions, options.format)
+    _tell(pairs, lambda pair: model.predict(*pair), _lines_of_emotions, options.format, model.notes)
 
 
 def _actions(options: argparse.Namespace) -> None:
@@ -63,8 +66,12 @@ def _actions(options: argparse.Namespace) -> None:
     if options.landmarks:
         raise DataError("--landmarks are for a model of emotions, and this is one of actions")
     model = ActionModel.load(options.model)
-    clips = find_clips(options.clips)
-    _tell(list(clips.items()), lambda item: model.predict(item[1], item[0]), _lines_of_actions, options.format)
+    clips, refused = find_clips(options.clips)
+
+    def predict(item: tuple[str, dict[str, RawFile]]) -> ClipAction:
+        return model.predict(item[1], item[0])
+
+    _tell(list(clips.items()), predict, _lines_of_actions, options.format, model.notes, refused)
 
 
 def _tell(
@@ -72,11 +79,13 @@ def _tell(
     predict: Callable[[T], Any],
     lines: Callable[[Sequence[Any]], list[str]],
     wanted: str,
+    notes: Sequence[str],
+    refused: Sequence[str] = (),
 ) -> None:
-    """Predict one clip after the other and print what came, then what could not be read."""
+    """Predict one clip after the other and print what came, with what is to be known of the model, then what failed."""
     from torchmsaf.data.counted import counted
 
-    done, failed = [], []
+    done, failed = [], list(refused)
     for clip in clips:
         try:
             done.append(predict(clip))
@@ -85,10 +94,10 @@ def _tell(
     if wanted == "json":
         print(json.dumps([vars(one) for one in done], indent=1))
     else:
-        print("".join(f"{line}\n" for line in lines(done) if done), end="")
+        print("".join(f"{line}\n" for line in [*lines(done), *notes] if done), end="")
     if failed:
         told = "".join(f"\n  {line}" for line in failed)
-        raise DataError(f"{len(failed)} of {counted(len(clips), 'clip')} could not be read:{told}")
+        raise DataError(f"{len(failed)} of {counted(len(clips) + len(refused), 'clip')} could not be read:{told}")
 
 
 def _lines_of_emotions(predictions: Sequence[ClipEmotion]) -> list[str]:

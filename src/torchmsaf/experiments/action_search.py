@@ -110,7 +110,7 @@ def _check_same(out: Path, settings: SearchSettings) -> None:
         raise DataError(f"{path} is not the result of a search: {wrong}; delete it, or choose another --out")
     if not is_same(found["settings"], asdict(settings)):
         raise DataError(
-            f"{path}: of another search{difference(found['settings'], asdict(settings))}; choose another --out"
+            f"{path}: of another search ({difference(found['settings'], asdict(settings))[1:]}); choose another --out"
         )
 
 

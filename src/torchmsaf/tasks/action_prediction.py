@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -27,7 +26,7 @@ from torchmsaf.tasks.systems.base import System
 # of the files of each modality; `_rgb` before it is not part of a clip's name
 SUFFIXES = {SKELETON: (".skeleton",), RGB: (".avi", ".mp4", ".mkv", ".mov", ".webm")}
 _RGB_NAME = "_rgb"
-_SEPARATORS = re.compile(r"[/\\!]")
+_SETTINGS = ("frames", "size", "sampling", "bodies", "channel_order")
 
 
 @dataclass(frozen=True)
@@ -77,11 +76,11 @@ class ActionModel(ClipModel):
     modalities = tuple(NETWORKS)
 
     def __init__(self, network: Model, spec: ModelSpec) -> None:
-        super().__init__(network, spec)
-        if "parameters" not in spec.about:
+        if spec.about.get("task") == self.task and "parameters" not in spec.about:
             raise DataError(
                 "the model was trained on arrays, and takes no files: read it with torchmsaf.tasks.model_file.load_model"
             )
+        super().__init__(network, spec)
         parameters = spec.about["parameters"]
         if SKELETON in spec.networks and parameters.get("skeletons", "kinect") != "kinect":
             raise DataError("the model was trained on poses out of a pickle, which skeleton files are not like")
@@ -94,6 +93,12 @@ class ActionModel(ClipModel):
         # of the files of others, which say nothing of it
         published = "published" in (parameters.get("bodies"), parameters.get("sampling"))
         self.draw: Draw = spec.about.get("draw") or ("published" if published else "random")
+        if self.draw not in get_args(Draw):
+            raise DataError(f"the model was trained with draw {self.draw!r}; {', '.join(get_args(Draw))} are known")
+        if RGB in spec.networks and max(spec.networks[RGB].shape[2:]) > self.settings.size:
+            raise DataError(
+                f"the model takes frames larger than the {self.settings.size} pixels that it says they have"
+            )
 
     def predict(self, files: Mapping[str, str | Path | RawFile], clip: str | None = None) -> ClipAction:
         """The action of one clip.
@@ -121,10 +126,9 @@ class ActionModel(ClipModel):
                 try:
                     x, length, facts = self._read(name, taken[name], network.shape)
                 except DataError as error:
-                    where, file = taken[name].where, taken[name].name
-                    raise DataError(
-                        f"{where}: {str(error).removeprefix(f'{file}: ').removeprefix(f'{file} ')}"
-                    ) from error
+                    file = taken[name].name
+                    reason = str(error).removeprefix(f"{file}: ").removeprefix(f"{file} ")
+                    raise DataError(f"{_place(taken[name])}: {reason}") from error
                 persons = facts.get("persons", persons)
             elif name == SKELETON:
                 length = torch.zeros(1, dtype=torch.long)
@@ -134,7 +138,7 @@ class ActionModel(ClipModel):
         said = self.say(inputs, present, lengths)
         return ClipAction(
             clip=clip,
-            files={name: str(file.path) if file.member is None else file.where for name, file in taken.items()},
+            files={name: _place(file) for name, file in taken.items()},
             action=said.likeliest,
             **vars(said),
             absent=tuple(name for name in self.reads if name not in taken),
@@ -158,56 +162,74 @@ class ActionModel(ClipModel):
         )
 
 
-_SETTINGS = ("frames", "size", "sampling", "bodies", "channel_order")
-
-
-def find_clips(paths: Sequence[Path]) -> dict[str, dict[str, RawFile]]:
+def find_clips(paths: Sequence[Path]) -> tuple[dict[str, dict[str, RawFile]], list[str]]:
     """The clips in files, folders and zip archives: files that share a name, but for the suffix and ``_rgb`` before it.
 
-    Where several files of one modality share a name, those of the same folder belong together. Other files in folders and
-    archives are left alone.
+    Where several files of one modality share a name, those that lie in one folder belong together, and clips are named with
+    as much of their folders as tells them apart. Other files in folders and archives are left alone.
 
     Returns:
-        Clip -> modality -> file, in natural order.
-
-    Raises:
-        DataError: a file that is no clip, is not there or cannot be read; two files of one modality of a clip; a folder
-            without clips.
+        Clip -> modality -> file, in natural order; and what cannot be used, with the reason.
     """
     found: dict[tuple[Path, str | None], RawFile] = {}
+    refused: list[str] = []
     for path in dict.fromkeys(paths):
-        for file in _files(path):
+        try:
+            files, wrong = _files(path)
+        except DataError as error:
+            refused.append(str(error))
+            continue
+        refused += wrong
+        for file in files:
             found.setdefault((file.path.resolve(), file.member), file)
     named: dict[str, list[RawFile]] = {}
     for file in found.values():
         named.setdefault(_clip_name(file.name), []).append(file)
     clips: dict[str, dict[str, RawFile]] = {}
-    for name, files in named.items():
-        several = len({_modality(file.name) for file in files}) < len(files)
-        for file in files:
-            place = _SEPARATORS.split(str(file.path) if file.member is None else file.where)
-            clip = clips.setdefault("/".join([*place[-2:-1], name]) if several else name, {})
-            modality = str(_modality(file.name))
-            if modality in clip:
-                raise DataError(
-                    f"{clip[modality].where} and {file.where} are both the {modality} of one clip: give one"
-                )
-            clip[modality] = file
-    return dict(sorted(clips.items(), key=lambda item: natural_key(item[0])))
+    for name, same in named.items():
+        several = len({_modality(file.name) for file in same}) < len(same)
+        for folder, own in (_by_folder(same) if several else {"": same}).items():
+            clip: dict[str, RawFile] = {}
+            for file in own:
+                other = clip.setdefault(str(_modality(file.name)), file)
+                if other is not file:
+                    both = f"{_place(other)} and {_place(file)} are both the {_modality(file.name)} of one clip"
+                    refused.append(f"{both}: give one")
+                    break
+            else:
+                clips[f"{folder}/{name}" if folder else name] = clip
+    return dict(sorted(clips.items(), key=lambda item: natural_key(item[0]))), refused
 
 
-def _files(path: Path) -> list[RawFile]:
+def _files(path: Path) -> tuple[list[RawFile], list[str]]:
     if not path.is_dir() and path.suffix.lower() != ".zip":
         if _modality(path.name) is None:
             raise DataError(f"{path} is no clip: they end in {_suffixes()}")
-        return [one_file(path)]
+        return [one_file(path)], []
     files, refused = find_files(path)
-    if wrong := [one for one in refused if _modality(one.name) is not None or one.name.lower().endswith(".zip")]:
-        raise DataError(f"{path}: {wrong[0]}")
+    wrong = [
+        f"{path}: {one}" for one in refused if _modality(one.name) is not None or one.name.lower().endswith(".zip")
+    ]
     files = [file for file in files if _modality(file.name) is not None]
-    if not files:
+    if not files and not wrong:
         raise DataError(f"{path} has no clips, which end in {_suffixes()}")
-    return files
+    return files, wrong
+
+
+def _by_folder(files: Sequence[RawFile]) -> dict[str, list[RawFile]]:
+    """The files of each folder, by as much of its path, from the end, as tells it from the others."""
+    groups: dict[tuple[str, ...], list[RawFile]] = {}
+    for file in files:
+        inside = () if file.member is None else (file.path.name, *PurePath(file.member).parts[:-1])
+        groups.setdefault((*file.path.resolve().parent.parts, *inside), []).append(file)
+    length = 1
+    while len({folder[-length:] for folder in groups}) < len(groups):
+        length += 1
+    return {"/".join(folder[-length:]): own for folder, own in groups.items()}
+
+
+def _place(file: RawFile) -> str:
+    return str(file.path) if file.member is None else file.where
 
 
 def _clip_name(name: str) -> str:

@@ -26,7 +26,7 @@ class Said:
     Attributes:
         probabilities: of each class; they sum to one.
         alone: what each modality's own network says within the fused one, as probabilities; empty where it has no
-            prediction of its own, as in early fusion.
+            prediction of its own, as in early fusion, and where there is one network alone.
         attention: share of each modality at each point of MSAF; empty for other methods.
         even_attention: the shares if attention were even: those of the modalities in the blocks.
     """
@@ -54,6 +54,7 @@ class ClipModel:
         modalities: that the task knows.
         classes: of the outputs, in order.
         made_up: it was trained on made-up clips, so that what it says means nothing.
+        notes: sentences that whoever uses converted weights has to know.
 
     Raises:
         DataError: the model is of another task, or says too little.
@@ -70,10 +71,17 @@ class ClipModel:
                 f"the model is of modality {unknown[0]!r}; {' and '.join(self.modalities)} are those of {self.task}s"
             )
         self.network, self.spec = network.eval(), spec
-        self.classes: tuple[str, ...] = tuple(spec.about["classes"])
+        classes = spec.about["classes"]
+        if not isinstance(classes, list | tuple) or len({str(one) for one in classes}) != len(classes):
+            raise DataError(f"the model's classes are {classes!r}; a list of different names is needed")
+        if not isinstance(spec.about.get("parameters", {}), dict):
+            raise DataError("what the model says of the preparation of its clips is no list of names and values")
+        self.classes: tuple[str, ...] = tuple(map(str, classes))
         if len(self.classes) != spec.outputs:
             raise DataError(f"the model has {spec.outputs} outputs and names {len(self.classes)} classes")
         self.made_up = bool(spec.about.get("made_up"))
+        notes = spec.about.get("notes")
+        self.notes = tuple(map(str, notes)) if isinstance(notes, list | tuple) else ()
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -92,8 +100,10 @@ class ClipModel:
             return cls(network, spec)
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
-        except (KeyError, TypeError) as error:
+        except KeyError as error:
             raise DataError(f"{path} does not say how its inputs are prepared: {error} is missing") from error
+        except TypeError as error:
+            raise DataError(f"{path}: what it says of itself cannot be used: {error}") from error
 
     def check_settings(self, own: Mapping[str, Any]) -> None:
         """Raise DataError where clips would be prepared otherwise than those of training were.
@@ -133,7 +143,9 @@ class ClipModel:
         return Said(
             probabilities=self._named(fused.prediction),
             alone={
-                name: self._named(part) for name, part, here in zip(names, fused.parts, there, strict=False) if here
+                name: self._named(part)
+                for name, part, here in zip(names, fused.parts, there, strict=False)
+                if here and self.spec.method is not None
             },
             attention=[dict(zip(names, share.tolist(), strict=True)) for share in attention],
             even_attention=[dict(zip(names, share, strict=True)) for share in even],

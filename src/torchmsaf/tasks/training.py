@@ -231,6 +231,9 @@ def train(
         recipe: the budget, the same for all that are compared.
         order_seed: of the batches' order.
         accelerator: of Lightning, "cpu", "gpu" or "auto".
+
+    Raises:
+        DataError: fewer samples train than the network needs in a batch; an LSTM in bfloat16 that this CPU cannot run.
     """
     start = time.perf_counter()
     best = KeepBest(training, validation, objective, recipe.patience)
@@ -278,7 +281,9 @@ def train(
 def _check_precision(network: Model, recipe: Recipe, accelerator: str) -> None:
     """Refuse what torch cannot run: its LSTM in bfloat16 on a CPU without the instructions (torch 2.13 and 2.15)."""
     recurrent = any(isinstance(module, nn.LSTM) for module in network.modules())
-    if recipe.precision is not None and accelerator == "cpu" and recurrent and not runs_lstm_in_bf16():
+    other = accelerator == "auto" and (torch.cuda.is_available() or torch.backends.mps.is_available())
+    on_cpu = accelerator in ("cpu", "auto") and not other
+    if recipe.precision is not None and on_cpu and recurrent and not runs_lstm_in_bf16():
         raise DataError("precision is 'bf16', in which this CPU runs no LSTM: train without it, or on a GPU")
 
 

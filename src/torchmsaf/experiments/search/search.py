@@ -210,7 +210,7 @@ class _Record:
             raise DataError(f"{path}: not the file of a search: {wrong}; name another file")
         if not is_same(found["search"], described):
             raise DataError(
-                f"{path}: of another search{difference(found['search'], described)}; delete it, or name another file"
+                f"{path}: of another search ({difference(found['search'], described)[1:]}); delete it, or name another file"
             )
         self.trained = {str(key): float(value) for key, value in found["trained"].items()}
 
