@@ -43,8 +43,8 @@ def by_modality(texts: Sequence[str] | None, option: str, needed: str) -> dict[s
         if not equals:
             raise DataError(f"{option} {text!r}: expected {needed}")
         if not (modality and value):
-            missing = needed.split()[0].split("=")[-1] if modality else "the name before ="
-            raise DataError(f"{option} {text!r}: {missing} is missing; expected {needed}")
+            side = "behind" if modality else "before"
+            raise DataError(f"{option} {text!r}: nothing stands {side} the =; expected {needed}")
         if modality in found:
             raise DataError(f"{option} is given twice for {modality!r}")
         found[modality] = value

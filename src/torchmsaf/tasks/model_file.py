@@ -20,7 +20,7 @@ from torchmsaf.tasks.systems.base import Kind
 from torchmsaf.tasks.systems.registry import SYSTEMS, create_system
 
 _KEY, _FORMAT = "torchmsaf", 3
-_OLD = (1, 2)  # the first has no joint networks and no systems; both know of no other decision than ``joint``
+_OLD = (1, 2)  # in which ``joint`` was yes or no (format 2), or unknown, as systems were (format 1)
 # what a file may have called; by a prefix it could reach every function of torchmsaf, with arguments of its choice
 _PLACES = ("torchmsaf.backbones", "torchmsaf.backbones.staged")
 _OWN = {*action.NETWORKS.values(), *emotion.NETWORKS.values(), *sentiment.NETWORKS.values()}

@@ -75,7 +75,7 @@ class Pose:
         not tracked there, and the coordinates are interpolated as those of a skeleton file. Scores stay as they are.
 
         With an ``img_shape`` x and y are brought to -1…1, from the left and the top of the image to the right and the
-        bottom, as PYSKL's ``PreNormalize2D`` does (github.com/kennymckormick/pyskl,
+        bottom, the scale of PYSKL's ``PreNormalize2D`` (github.com/kennymckormick/pyskl,
         ``pyskl/datasets/pipelines/pose_related.py``). A joint that is zero in the file is absent, and stays zero.
 
         Args:

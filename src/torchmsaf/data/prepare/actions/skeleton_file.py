@@ -250,7 +250,7 @@ def check_size(size: int, name: str) -> None:
 
 
 def _too_large(name: str, said: str) -> DataError:
-    return DataError(f"{name}: {said}; a clip has some hundred frames and a few bodies: get the file again")
+    return DataError(f"{name}: {said}; a clip has some hundred frames and a few bodies: cut it, or get the file again")
 
 
 def _parse(text: bytes) -> NDArray[np.float64] | None:
