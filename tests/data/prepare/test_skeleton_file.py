@@ -149,9 +149,7 @@ def test_any_cut_is_an_error_or_harmless() -> None:
 
 def test_what_is_too_large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(skeleton_file, "MOST_CELLS", 5)
-    with pytest.raises(
-        DataError, match=r"3 bodies in 4 frames; 5 is the most for their product; .*get the file again"
-    ):
+    with pytest.raises(DataError, match=r"3 bodies in 4 frames; 5 is the most for their product; .*get the file again"):
         read_skeleton(write(FRAMES))
     monkeypatch.setattr(skeleton_file, "MOST_FRAMES", 3)
     with pytest.raises(DataError, match=r"a\.skeleton: 4 frames; 3 are the most; .*get the file again"):
