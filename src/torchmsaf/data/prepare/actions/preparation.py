@@ -31,7 +31,6 @@ SET_NAME = "ntu"
 CODECS = ("h264", "mpeg4")  # as they are handed out, and as FFmpeg writes AVI
 RECIPE = 1  # to be raised when the same settings give other bytes
 BODIES: dict[str, int | None] = {"2": 2, "all": None, "published": PUBLISHED_BODIES}
-MOST_LINES = 20  # of refusals in one message
 MOST_SIDE = 1024  # of what is prepared, frames and pixels
 FARTHEST = 20.0  # metres: how far a joint may be before a person should look; the sensor sees less than 10
 DIFFERENCE = 0.1  # of the frames: how much longer or shorter a skeleton may be before a person should look
